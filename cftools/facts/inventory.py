@@ -1,0 +1,184 @@
+"""What stands on a server: its files, their sizes and times, and its disks, in one remote command.
+
+The reply is a row of records, each closed by a NUL; the first character tells the kind:
+
+    R<index>                       a root begins
+    M<0|1>                         whether the mount marker stands in it (only when one is asked for)
+    D<device> <size> <used> <free> its file system, bytes as df counts them
+    F<size> <mtime> <name>         a file, name relative to the root
+    P<size> <mtime> <name>         a part of an unfinished copy
+    C<files> <status>              files counted by the server itself, and find's exit status
+    X<text>                        the root cannot be listed
+    .                              the end
+
+Only a reply whose every root has its ``C`` record with status 0 and the number of ``F`` records that came, and which
+ends in ``.``, is complete. Anything less says nothing about what is not in it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import polars as pl
+
+from cftools.config.servers import ServerSettings
+from cftools.model import names
+from cftools.model.frames import holdings_schema
+from cftools.model.rows import Server
+from cftools.remote.transport import RemoteFault, Reply, Script, Transport
+
+# find prints each file to fd 5 (stdout) and one byte for it to fd 3, which wc counts: a count the listing did not pass
+# through. -ignore_readdir_race: a file that goes away while find looks is no error; it is just not there.
+LISTING = r"""
+LC_ALL=C; export LC_ALL
+marker=$1; shift
+exec 5>&1
+index=0
+for root in "$@"; do
+  printf 'R%s\0' "$index"; index=$((index + 1))
+  if ! cd -- "$root" 2>/dev/null; then printf 'X%s: not a folder that can be entered\0' "$root"; continue; fi
+  if [ -n "$marker" ]; then if [ -e "$marker" ]; then printf 'M1\0'; else printf 'M0\0'; fi; fi
+  disk=$(df -B1 --output=size,used,avail . | tail -n 1) && device=$(stat -c %d .) ||
+    { printf 'X%s: df failed\0' "$root"; continue; }
+  set -- $disk
+  printf 'D%s %s %s %s\0' "$device" "$1" "$2" "$3"
+  counted=$({ { find . -ignore_readdir_race -path ./lost+found -prune -o -type f \
+      \( -path './.cftools-part-*/*' -printf 'P%s %T@ %P\0' -o -path './.cftools-*' \
+         -o -printf 'F%s %T@ %P\0' -fprintf /dev/fd/3 x \) >&5
+      printf 's%s' "$?" >&4; } 3>&1 | wc -c; } 4>&1)
+  counted=$(printf '%s' "$counted" | tr 's\n' '  ')
+  set -- $counted
+  printf 'C%s %s\0' "$2" "$1"
+done
+printf '.\0'
+"""
+
+
+class Partial(NamedTuple):
+    """A part of an unfinished copy. ``path`` is relative to the root; ``mtime`` epoch seconds."""
+
+    path: str
+    size: int
+    mtime: int
+
+
+class Listing(NamedTuple):
+    """What one server holds. ``holdings`` is empty unless ``server.state`` is ok: a part of a listing is no listing.
+
+    ``marked`` tells whether the mount marker stands in every root; None when none was asked for or it is unknown.
+    """
+
+    server: Server
+    holdings: pl.DataFrame
+    partials: tuple[Partial, ...] = ()
+    marked: bool | None = None
+
+
+class _Incomplete(Exception):
+    """The reply is not whole; the text tells how."""
+
+
+def script(settings: ServerSettings, marker: str) -> Script:
+    """The remote command that lists every root of a server."""
+    return Script("inventory", LISTING, (marker.encode(), *(root.encode() for root in settings.roots)))
+
+
+def look(transport: Transport, settings: ServerSettings, marker: str, all_names: list[str]) -> Listing:
+    """Lists one server; a server that cannot be listed comes back with another state than ok.
+
+    ``all_names`` are the names of all servers, the type of the frame's server column.
+    """
+    empty = pl.DataFrame(schema=holdings_schema(all_names))
+    try:
+        reply = transport.call(script(settings, marker), repeatable=True)
+    except RemoteFault as fault:
+        state = "unreachable" if fault.kind == "unreachable" else "refused" if fault.kind == "refused" else "incomplete"
+        return Listing(_server(settings, state=state, error=fault.detail), empty)
+    try:
+        return parse(reply, settings, all_names)
+    except _Incomplete as fault:
+        return Listing(_server(settings, state="incomplete", error=str(fault)), empty)
+
+
+def parse(reply: Reply, settings: ServerSettings, all_names: list[str]) -> Listing:
+    """The listing in a reply. Raises _Incomplete when the reply does not prove that it is whole."""
+    if not reply.out.endswith(b".\0") or reply.status != 0:
+        raise _Incomplete(f"the listing was cut off ({reply.complaint()})" if reply.status else "the listing was cut off")
+    records = pl.DataFrame({"record": pl.Series([names.text_from_bytes(reply.out)]).str.split("\0").explode()})
+    records = records.with_columns(kind=pl.col("record").str.slice(0, 1), text=pl.col("record").str.slice(1))
+    others = records.with_row_index().filter(~pl.col("kind").is_in(["F", ""])).select("index", "kind", "text")
+    disks: dict[str, tuple[int, int, int]] = {}
+    marks: list[str] = []
+    partials: list[Partial] = []
+    frames: list[pl.DataFrame] = []
+    root, start, after, counted = -1, 0, 0, True
+    for place, kind, text in others.iter_rows():
+        if kind in "R." and not counted:
+            raise _Incomplete(f"root {settings.roots[root]} was not listed to its end")
+        if kind == "R":
+            root, start, after, counted = int(text), place + 1, 0, False
+        elif kind == "X":
+            raise _Incomplete(text)
+        elif kind == "M":
+            marks.append(text)
+        elif kind == "D":
+            device, *numbers = text.split(" ")
+            disks[device] = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
+        elif kind == "P":
+            size, mtime, path = text.split(" ", 2)
+            partials.append(Partial(path, int(size), int(float(mtime))))
+        elif kind == "C":
+            after, counted = place, True
+            found = records.slice(start, after - start).filter(pl.col("kind") == "F")
+            _check_count(text, found.height, settings.roots[root], reply)
+            frames.append(_holdings(found, settings.name, root, all_names))
+    if len(frames) != len(settings.roots):
+        raise _Incomplete(f"{len(frames)} of {len(settings.roots)} roots were listed")
+    holdings = pl.concat(frames)
+    marked = None if not marks else all(mark == "1" for mark in marks)
+    return Listing(_with_disk(settings, disks, holdings), holdings, tuple(partials), marked)
+
+
+def _check_count(text: str, arrived: int, root: str, reply: Reply) -> None:
+    counted, _, status = text.partition(" ")
+    if status != "0":
+        raise _Incomplete(f"find had errors below {root}: {reply.complaint()}")
+    if int(counted) != arrived:
+        raise _Incomplete(f"{counted} files were counted below {root}, {arrived} arrived")
+
+
+def _holdings(found: pl.DataFrame, server: str, root: int, all_names: list[str]) -> pl.DataFrame:
+    parts = pl.col("text").str.splitn(" ", 3).struct
+    return found.select(
+        pl.lit(server).cast(pl.Enum(all_names)).alias("server"),
+        pl.lit(root, pl.UInt16).alias("root"),
+        parts.field("field_2").alias("name"),
+        parts.field("field_0").cast(pl.Int64).alias("size"),
+        parts.field("field_1").str.extract(r"^(-?\d+)").cast(pl.Int64).alias("mtime"),
+    )
+
+
+def _with_disk(settings: ServerSettings, disks: dict[str, tuple[int, int, int]], holdings: pl.DataFrame) -> Server:
+    total, used, available = (sum(disk[part] for disk in disks.values()) for part in range(3))
+    if settings.capacity is not None:
+        total, used = int(settings.capacity), int(holdings["size"].sum())
+        available = max(0, total - used)
+    return msgspec.structs.replace(
+        _server(settings, state="ok"),
+        files=holdings.height,
+        total=total,
+        used=used,
+        available=available,
+        used_percent=used_percent(used, available),
+    )
+
+
+def used_percent(used: int, available: int) -> int:
+    """What df prints: used / (used + available) in percent, rounded up."""
+    return -(-100 * used // (used + available)) if used + available else 0
+
+
+def _server(settings: ServerSettings, *, state: str, error: str = "") -> Server:
+    row = {"server": settings.name, "role": settings.role, "address": settings.address, "state": state, "error": error}
+    return msgspec.convert(row | {"kind": "server"}, Server)

@@ -1,0 +1,153 @@
+"""The rows that commands exchange as JSON lines; each struct is one ``kind``.
+
+Sizes are bytes, rates bit/s, times epoch seconds, durations milliseconds where the field says so. Names are in the
+text form of `cftools.model.names`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Reason = Literal["duplicate", "disk", "requested"]
+OutcomeState = Literal["done", "already", "skipped", "refused", "failed"]
+ServerState = Literal["ok", "unreachable", "refused", "incomplete"]
+Role = Literal["source", "destination"]
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One input of a stream. ``generation`` is the time its writer gave it (0 when it gives none), ``size`` bytes."""
+
+    path: str
+    generation: int = 0
+    size: int = 0
+    complete: bool = True
+    fault: str = ""
+
+
+class Begin(msgspec.Struct, frozen=True, tag_field="kind", tag="begin"):
+    """Opens every stream."""
+
+    command: str
+    cftools: str
+    at: float
+    inputs: list[Input] = []
+
+
+class End(msgspec.Struct, frozen=True, tag_field="kind", tag="end"):
+    """Closes every stream. A stream without it was cut off.
+
+    ``counts`` holds the number of rows of each kind, and totals under other names; ``skipped`` input lines by cause;
+    ``refused`` candidates by reason; ``complete`` is false when an input was incomplete.
+    """
+
+    command: str
+    complete: bool
+    counts: dict[str, int] = {}
+    skipped: dict[str, int] = {}
+    refused: dict[str, int] = {}
+
+
+class File(msgspec.Struct, frozen=True, tag_field="kind", tag="file"):
+    """One line of the history joined with its grade. ``holders``: addresses of configured destinations, sorted."""
+
+    name: str
+    rank: int
+    size: int
+    bitrate: int = 0
+    registered: int = 0
+    holders: list[str] = []
+    unknown_holders: int = 0
+
+
+class Hot(msgspec.Struct, frozen=True, tag_field="kind", tag="hot"):
+    """A file with at least the asked number of hits inside the window; ``first`` and ``last`` hit in it."""
+
+    name: str
+    hits: int
+    first: int = 0
+    last: int = 0
+
+
+class Holding(msgspec.Struct, frozen=True, tag_field="kind", tag="holding"):
+    """One file on one server, seen alive. ``path`` is absolute, ``name`` relative to the root it was found under."""
+
+    server: str
+    name: str
+    path: str
+    size: int
+    mtime: int
+
+
+class Server(msgspec.Struct, frozen=True, tag_field="kind", tag="server"):
+    """One server as the inventory found it. Bytes; ``used_percent`` as df counts it: used / (used + available), up.
+
+    When ``state`` is not ``ok`` the numbers are what is known and prove nothing; ``files`` is then -1.
+    """
+
+    server: str
+    role: Role
+    address: str
+    state: ServerState
+    files: int = -1
+    total: int = 0
+    used: int = 0
+    available: int = 0
+    used_percent: int = 0
+    error: str = ""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag_field="kind", tag="heartbeat"):
+    """The answer of one server to the short check."""
+
+    server: str
+    role: Role
+    ok: bool
+    milliseconds: int
+    error: str = ""
+
+
+class Copy(msgspec.Struct, frozen=True, tag_field="kind", tag="copy"):
+    """One copy to make: ``source_path`` on ``source`` to ``name`` below the root of ``destination``."""
+
+    id: str
+    name: str
+    size: int
+    source: str
+    source_path: str
+    destination: str
+    rank: int
+    hits: int
+    reason: str
+
+
+class Delete(msgspec.Struct, frozen=True, tag_field="kind", tag="delete"):
+    """One copy to delete from ``server``; ``keeper`` is the server whose copy stays (for ``duplicate``)."""
+
+    server: str
+    name: str
+    size: int
+    reason: Reason
+    keeper: str = ""
+    rank: int = 0
+
+
+class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome"):
+    """What became of one copy or delete row. ``id`` is its task or journal number."""
+
+    verb: Literal["copy", "delete"]
+    id: str
+    server: str
+    name: str
+    size: int
+    state: OutcomeState
+    detail: str = ""
+    milliseconds: int = 0
+
+
+Row = Begin | End | File | Hot | Holding | Server | Heartbeat | Copy | Delete | Outcome
+KINDS: dict[str, type[Row]] = {
+    str(kind.__struct_config__.tag): kind
+    for kind in (Begin, End, File, Hot, Holding, Server, Heartbeat, Copy, Delete, Outcome)
+}

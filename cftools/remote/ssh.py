@@ -1,0 +1,301 @@
+"""Servers over SSH: one paramiko connection a server, strict host keys, ssh_config honoured, never a prompt."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from cftools.config.servers import ServerSettings
+from cftools.remote.transport import RemoteFault, Reply, Script
+
+KEEPALIVE_SECONDS = 15
+RETRY_SECONDS = 5.0  # a server that refused a connection is not asked again by this process for so long
+POLL_SECONDS = 0.25
+WINDOW = 8 << 20
+
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # its faults come back as exceptions; nothing to stderr
+
+
+class SshTransport:
+    """One server, its connection opened at the first call and again after a break."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.server = settings.name
+        self._settings = settings
+        self._turn = threading.Lock()
+        self._client: paramiko.SSHClient | None = None
+        self._jump: paramiko.SSHClient | None = None
+        self._last_fault: tuple[float, RemoteFault] | None = None
+
+    def call(self, script: Script, stdin: bytes = b"", *, repeatable: bool = False, limit: float | None = None) -> Reply:
+        """See `Transport.call`."""
+        deadline = None if limit is None else time.monotonic() + limit
+        try:
+            return self._call(script, stdin, deadline)
+        except RemoteFault as fault:
+            if not repeatable or fault.kind != "broken":
+                raise
+            self.close()
+            return self._call(script, stdin, deadline)
+
+    def open(self, script: Script, deadline: float | None = None) -> SshSession:
+        """See `Transport.open`."""
+        client = self._connected(deadline)
+        transport = client.get_transport()
+        limit = self._settings.response_timeout
+        if deadline is not None:
+            limit = max(0.01, min(limit, deadline - time.monotonic()))
+        try:
+            if transport is None:
+                raise EOFError("connection closed")
+            channel = transport.open_session(timeout=limit, window_size=WINDOW)
+            channel.settimeout(POLL_SECONDS)
+            if self._settings.forward_agent:
+                paramiko.agent.AgentRequestHandler(channel)
+            channel.exec_command(script.command())
+        except (paramiko.SSHException, EOFError, OSError) as fault:
+            self.close()
+            raise RemoteFault(self.server, "broken", f"cannot start {script.verb}: {_text(fault)}") from fault
+        return SshSession(self.server, channel, self._settings.response_timeout, deadline)
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        with self._turn:
+            for client in (self._client, self._jump):
+                if client is not None:
+                    client.close()
+            self._client = self._jump = None
+
+    def _call(self, script: Script, stdin: bytes, deadline: float | None) -> Reply:
+        session = self.open(script, deadline)
+        feeder = None
+        try:
+            if len(stdin) > 1 << 15:  # more than the server may take before it answers: feed it while reading
+                feeder = threading.Thread(target=_feed, args=(session, stdin), daemon=True)
+                feeder.start()
+            else:
+                session.write(stdin)
+                session.close_input()
+            reply = session.wait()
+        except RemoteFault:
+            # A channel of a connection that hangs would hang too; a new call gets a new connection.
+            self.close()
+            raise
+        finally:
+            session.close()
+            if feeder:
+                feeder.join(timeout=5)
+        return reply
+
+    def _connected(self, deadline: float | None) -> paramiko.SSHClient:
+        with self._turn:
+            if self._client is not None:
+                transport = self._client.get_transport()
+                if transport is not None and transport.is_active():
+                    return self._client
+                self._client.close()
+                self._client = None
+            if self._last_fault and time.monotonic() - self._last_fault[0] < RETRY_SECONDS:
+                raise self._last_fault[1]
+            limit = self._settings.connect_timeout
+            if deadline is not None:
+                limit = max(0.01, min(limit, deadline - time.monotonic()))
+            try:
+                self._client = self._connect(limit)
+            except RemoteFault as fault:
+                self._last_fault = (time.monotonic(), fault)
+                raise
+            self._last_fault = None
+            return self._client
+
+    def _connect(self, limit: float) -> paramiko.SSHClient:
+        try:
+            route = route_of(self._settings)
+            gate = self._through(route["proxyjump"], limit) if "proxyjump" in route else _proxy_command(route)
+            return _login(self._settings, route, limit, gate)
+        except paramiko.BadHostKeyException as fault:
+            raise RemoteFault(
+                self.server, "refused", f"host key changed: {_text(fault)}; if that is right, mend known_hosts"
+            ) from fault
+        except paramiko.AuthenticationException as fault:
+            raise RemoteFault(self.server, "refused", f"login refused: {_text(fault)}") from fault
+        except paramiko.SSHException as fault:
+            if "not found in known_hosts" in str(fault):
+                detail = f"unknown host key; add it to {self._settings.known_hosts} after checking it"
+                raise RemoteFault(self.server, "refused", detail) from fault
+            raise RemoteFault(self.server, "unreachable", _text(fault)) from fault
+        except (OSError, EOFError) as fault:
+            raise RemoteFault(self.server, "unreachable", _text(fault)) from fault
+
+    def _through(self, jumps: str, limit: float) -> paramiko.Channel:
+        """A channel to the server through the hosts of ProxyJump, the last of which opens it."""
+        hop, _, rest = jumps.rpartition(",")
+        user, _, place = hop.rpartition("@")
+        host, _, port = place.partition(":")
+        via = self._settings.through(host, int(port or 0), user)
+        route = route_of(via)
+        if rest:
+            raise RemoteFault(self.server, "unreachable", "ProxyJump over more than one host is not supported")
+        self._jump = _login(via, route, limit, None)
+        transport = self._jump.get_transport()
+        if transport is None:
+            raise EOFError("jump host closed the connection")
+        target = route_of(self._settings)
+        return transport.open_channel(
+            "direct-tcpip", (target["hostname"], int(target["port"])), ("127.0.0.1", 0), timeout=limit
+        )
+
+
+class SshSession:
+    """One channel. See `cftools.remote.transport.Session`."""
+
+    def __init__(self, server: str, channel: paramiko.Channel, response_timeout: float, deadline: float | None) -> None:
+        self.server = server
+        self._channel = channel
+        self._timeout = response_timeout
+        self._deadline = deadline
+        self._errors = bytearray()
+        self._heard = time.monotonic()
+
+    def read(self, size: int = 1 << 18) -> bytes:
+        """See `Session.read`."""
+        while True:
+            self._drain_errors()
+            try:
+                data = self._channel.recv(size)
+            except TimeoutError:
+                self._check_silence()
+                continue
+            except OSError as fault:
+                raise RemoteFault(self.server, "broken", _text(fault)) from fault
+            self._heard = time.monotonic()
+            return data
+
+    def write(self, data: bytes) -> None:
+        """See `Session.write`."""
+        view = memoryview(data)
+        while view:
+            try:
+                sent = self._channel.send(view[: 1 << 18].tobytes())
+            except TimeoutError:
+                self._check_silence()
+                continue
+            except OSError as fault:
+                raise RemoteFault(self.server, "broken", _text(fault)) from fault
+            view = view[sent:]
+            self._heard = time.monotonic()
+
+    def close_input(self) -> None:
+        """See `Session.close_input`."""
+        try:
+            self._channel.shutdown_write()
+        except (OSError, EOFError) as fault:
+            raise RemoteFault(self.server, "broken", _text(fault)) from fault
+
+    def wait(self) -> Reply:
+        """See `Session.wait`."""
+        pieces = []
+        while piece := self.read():
+            pieces.append(piece)
+        while not self._channel.status_event.wait(POLL_SECONDS):
+            if self._channel.closed:
+                break
+            self._check_silence()
+        self._drain_errors()
+        # -1: the channel closed without a status, so the connection ended under the script, or a signal ended it.
+        if self._channel.exit_status == -1:
+            raise RemoteFault(self.server, "broken", "the connection ended before the script did")
+        return Reply(self._channel.exit_status, b"".join(pieces), bytes(self._errors))
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.close()
+
+    def _drain_errors(self) -> None:
+        while self._channel.recv_stderr_ready():
+            piece = self._channel.recv_stderr(1 << 16)
+            if len(self._errors) < 1 << 20:
+                self._errors += piece
+
+    def _check_silence(self) -> None:
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            raise RemoteFault(self.server, "silent", "no answer in time")
+        if now - self._heard >= self._timeout:
+            raise RemoteFault(self.server, "silent", f"no answer for {self._timeout:g} s")
+
+
+def route_of(settings: ServerSettings) -> dict[str, Any]:
+    """Where and as whom to log in: the config's words first, then ssh_config's, then the defaults of ssh."""
+    found: dict[str, Any] = {}
+    if settings.config_file and Path(settings.config_file).is_file():
+        try:
+            found = dict(paramiko.SSHConfig.from_path(settings.config_file).lookup(settings.address))
+        except (paramiko.ConfigParseError, OSError, UnicodeDecodeError) as fault:
+            raise RemoteFault(settings.name, "unreachable", f"{settings.config_file}: {_text(fault)}") from fault
+    found.setdefault("hostname", settings.address)
+    found["port"] = settings.port or int(found.get("port", 22))
+    found["user"] = settings.user or found.get("user") or None
+    if settings.identity:
+        found["identityfile"] = [settings.identity]
+    for word in ("proxyjump", "proxycommand"):
+        if found.get(word, "").lower() == "none":
+            del found[word]
+    return found
+
+
+def _proxy_command(route: dict[str, Any]) -> paramiko.ProxyCommand | None:
+    return paramiko.ProxyCommand(route["proxycommand"]) if "proxycommand" in route else None
+
+
+def _login(settings: ServerSettings, route: dict[str, Any], limit: float, gate: Any) -> paramiko.SSHClient:
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    if Path(settings.known_hosts).is_file():
+        client.load_host_keys(settings.known_hosts)
+    try:
+        client.connect(
+            route["hostname"],
+            port=route["port"],
+            username=route["user"],
+            key_filename=route.get("identityfile"),
+            timeout=limit,
+            banner_timeout=limit,
+            auth_timeout=limit,
+            channel_timeout=limit,
+            allow_agent=not settings.identity or settings.forward_agent,
+            look_for_keys=not settings.identity,
+            sock=gate,
+        )
+    except BaseException:
+        client.close()
+        raise
+    transport = client.get_transport()
+    if transport is not None:
+        transport.set_keepalive(KEEPALIVE_SECONDS)
+    return client
+
+
+def _feed(session: SshSession, stdin: bytes) -> None:
+    # A fault here shows in the reading thread too: the channel is closed, or stays silent.
+    with suppress(RemoteFault):
+        session.write(stdin)
+        session.close_input()
+
+
+def _text(fault: BaseException) -> str:
+    """One line for people about a network fault."""
+    if isinstance(fault, paramiko.ssh_exception.NoValidConnectionsError):
+        causes = {str(cause.strerror or cause) for cause in fault.errors.values()}
+        return "; ".join(sorted(causes))
+    if isinstance(fault, socket.timeout | TimeoutError):
+        return "timed out"
+    return str(getattr(fault, "strerror", None) or fault or type(fault).__name__).splitlines()[0]

@@ -1,0 +1,95 @@
+"""What every way of reaching a server offers, and the faults it may meet."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Literal, NamedTuple, Protocol
+
+FaultKind = Literal["unreachable", "refused", "broken", "silent"]
+
+
+class RemoteFault(Exception):
+    """A server did not do what it was asked, for a reason that lies in the way to it.
+
+    ``kind``: `unreachable` no connection; `refused` the login or the host key was refused; `broken` the connection
+    ended while a script ran, so what it did is unknown; `silent` no answer in time, what it did is unknown.
+    """
+
+    def __init__(self, server: str, kind: FaultKind, detail: str) -> None:
+        self.server, self.kind, self.detail = server, kind, detail
+        super().__init__(f"{server}: {kind}: {detail}")
+
+    @property
+    def nothing_was_done(self) -> bool:
+        """Whether it is certain that no script ran."""
+        return self.kind in ("unreachable", "refused")
+
+
+class Script(NamedTuple):
+    """A POSIX shell text and its arguments. ``verb`` names it in messages and in the process list of the server."""
+
+    verb: str
+    text: str
+    arguments: tuple[bytes, ...] = ()
+
+    def command(self) -> bytes:
+        """The command line for a login shell: everything but the words ``sh -c`` is quoted."""
+        words = [self.text.strip("\n").encode(), b"cftools-" + self.verb.encode(), *self.arguments]
+        return b"sh -c " + b" ".join(quote(word) for word in words)
+
+
+def quote(word: bytes) -> bytes:
+    """The word as one shell word, whatever bytes but NUL it holds."""
+    text = word.decode("latin-1")
+    return shlex.quote(text).encode("latin-1")
+
+
+class Reply(NamedTuple):
+    """The whole answer of a script."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+    def complaint(self) -> str:
+        """The first line of stderr, for messages."""
+        lines = self.err.decode(errors="replace").strip().splitlines()
+        return lines[0][:300] if lines else f"exit status {self.status}"
+
+
+class Session(Protocol):
+    """A script under way. Every method raises RemoteFault when the connection is lost or silent too long."""
+
+    def read(self, size: int = 1 << 18) -> bytes:
+        """The next bytes of stdout, empty at its end."""
+
+    def write(self, data: bytes) -> None:
+        """Sends all of data to stdin."""
+
+    def close_input(self) -> None:
+        """Ends stdin."""
+
+    def wait(self) -> Reply:
+        """Waits for the end; the reply holds what was not yet read."""
+
+    def close(self) -> None:
+        """Gives the session up: its streams close, and the scripts here end when their stdin does."""
+
+
+class Transport(Protocol):
+    """One server."""
+
+    server: str
+
+    def call(self, script: Script, stdin: bytes = b"", *, repeatable: bool = False, limit: float | None = None) -> Reply:
+        """Runs a script with this input and returns its answer.
+
+        ``repeatable``: on a broken connection it is sent once more over a new one. ``limit``: seconds for all of it,
+        connecting included; without it the response time limit counts silence only. Raises RemoteFault.
+        """
+
+    def open(self, script: Script) -> Session:
+        """Starts a script whose streams the caller reads and writes. Raises RemoteFault."""
+
+    def close(self) -> None:
+        """Closes the connection, if there is one; sessions under way break."""

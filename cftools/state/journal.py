@@ -1,0 +1,91 @@
+"""The journal: one row a file that is copied or deleted.
+
+A row is written `intended` and committed before the server is asked, and settled after the answer. Deletions take turns
+under one lock and settle their rows before they give the turn away; so whoever holds that lock and finds `intended`
+deletions has found those of a run that died, and settles them by looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from cftools.model.rows import Copy, Delete, OutcomeState
+from cftools.state.database import Database
+
+
+class Unsettled(NamedTuple):
+    """A row that a dead run left `intended`."""
+
+    id: int
+    server: str
+    name: str
+    size: int
+
+
+class Settlement(NamedTuple):
+    """What became of the file of journal row ``id``."""
+
+    id: int
+    state: OutcomeState
+    detail: str = ""
+
+
+def intend_deletes(database: Database, run: int, rows: Sequence[Delete], now: float) -> list[int]:
+    """Writes an `intended` row for each; returns their numbers in the same order. Committed when it returns."""
+    with database.transaction():
+        first = int(database.rows("SELECT coalesce(max(id), 0) + 1 FROM journal")[0][0])
+        database.execute_many(
+            "INSERT INTO journal (id, run, verb, server, name, size, reason, keeper, rank, state, at)"
+            " VALUES (?, ?, 'delete', ?, ?, ?, ?, ?, ?, 'intended', ?)",
+            [
+                (number, run, row.server, row.name, row.size, row.reason, row.keeper, row.rank, now)
+                for number, row in enumerate(rows, first)
+            ],
+        )
+    return list(range(first, first + len(rows)))
+
+
+def intend_copy(database: Database, run: int, copy: Copy, now: float) -> int:
+    """Writes the `intended` row of a copy; call it inside the transaction that claims the task."""
+    return database.execute(
+        "INSERT INTO journal (run, verb, server, name, size, reason, source, rank, state, at)"
+        " VALUES (?, 'copy', ?, ?, ?, ?, ?, ?, 'intended', ?)",
+        (run, copy.destination, copy.name, copy.size, copy.reason, copy.source, copy.rank, now),
+    )
+
+
+def settle(database: Database, settlements: Iterable[Settlement], now: float) -> None:
+    """Completes `intended` rows; a row that is already settled stays as it is."""
+    with database.transaction():
+        settle_inside(database, settlements, now)
+
+
+def settle_inside(database: Database, settlements: Iterable[Settlement], now: float) -> None:
+    """`settle` for a caller that has a transaction open."""
+    database.execute_many(
+        "UPDATE journal SET state = ?, detail = ?, finished = ? WHERE id = ? AND state = 'intended'",
+        [(one.state, one.detail, now, one.id) for one in settlements],
+    )
+
+
+def unsettled_deletes(database: Database) -> list[Unsettled]:
+    """The `intended` deletions; read it under the deletion lock, where they are those of dead runs."""
+    return [
+        Unsettled(*row)
+        for row in database.rows(
+            "SELECT id, server, name, size FROM journal WHERE verb = 'delete' AND state = 'intended' ORDER BY id"
+        )
+    ]
+
+
+def arrivals(database: Database, since: float) -> Mapping[tuple[str, str], float]:
+    """When the copies finished since then became visible, by (server, name); epoch seconds."""
+    return {
+        (server, name): finished
+        for server, name, finished in database.rows(
+            "SELECT server, name, max(finished) FROM journal"
+            " WHERE verb = 'copy' AND state = 'done' AND finished >= ? GROUP BY server, name",
+            (since,),
+        )
+    }

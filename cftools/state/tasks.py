@@ -1,0 +1,170 @@
+"""Tasks: copies from the moment they are accepted until they end, and how long pairs that failed rest.
+
+    ready → working → done | failed | timeout | cancelled
+    ready → cancelled
+
+A `working` task belongs to the process that holds its source's lock; whoever gets that lock and finds a `working` task
+of the source has found one whose process died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from cftools.model.rows import Copy
+from cftools.state import journal
+from cftools.state.database import Database
+
+TaskState = Literal["ready", "working", "done", "failed", "timeout", "cancelled"]
+JOURNAL_STATES: dict[TaskState, Literal["done", "failed", "skipped"]] = {
+    "done": "done",
+    "failed": "failed",
+    "timeout": "failed",
+    "cancelled": "skipped",
+}
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One copy under way. ``journal`` is its journal row, 0 before it starts."""
+
+    id: int
+    copy: Copy
+    state: TaskState
+    journal: int = 0
+
+
+class Pair(NamedTuple):
+    """A source and a destination."""
+
+    source: str
+    destination: str
+
+
+_COLUMNS = "id, copy, name, size, source, source_path, destination, rank, hits, reason, state, coalesce(journal, 0)"
+
+
+def _task(row: Sequence[object]) -> Task:
+    number, *copy, state, journal_row = row
+    return msgspec.convert({"id": number, "copy": _copy(copy), "state": state, "journal": journal_row}, Task)
+
+
+def _copy(values: Sequence[object]) -> Copy:
+    fields = ("id", "name", "size", "source", "source_path", "destination", "rank", "hits", "reason")
+    return msgspec.convert(dict(zip(fields, values, strict=True)) | {"kind": "copy"}, Copy)
+
+
+def unfinished(database: Database) -> list[Task]:
+    """Every task that is ready or working, in any process."""
+    return [
+        _task(row)
+        for row in database.rows(f"SELECT {_COLUMNS} FROM task WHERE state IN ('ready', 'working') ORDER BY id")
+    ]
+
+
+def accept(database: Database, run: int, copies: Sequence[Copy], now: float) -> list[Task]:
+    """Takes copies in as ready tasks. A file that another task has (ready or working) is left out."""
+    accepted = []
+    with database.transaction():
+        taken = {task.copy.name for task in unfinished(database)}
+        for copy in copies:
+            if copy.name in taken:
+                continue
+            taken.add(copy.name)
+            number = database.execute(
+                "INSERT INTO task (run, copy, name, size, source, source_path, destination, rank, hits, reason, state,"
+                " created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'ready', ?)",
+                (run, copy.id, copy.name, copy.size, copy.source, copy.source_path, copy.destination, copy.rank)
+                + (copy.hits, copy.reason, now),
+            )
+            accepted.append(Task(number, copy, "ready"))
+    return accepted
+
+
+def start(database: Database, run: int, task: Task, now: float) -> Task | None:
+    """Moves a ready task to working and writes its journal row, both or none.
+
+    Returns the working task, or None when it is not ready any more (another process cancelled it).
+    """
+    with database.transaction():
+        if not database.execute(
+            "UPDATE task SET state = 'working', started = ? WHERE id = ? AND state = 'ready'", (now, task.id)
+        ):
+            return None
+        number = journal.intend_copy(database, run, task.copy, now)
+        database.execute("UPDATE task SET journal = ? WHERE id = ?", (number, task.id))
+    return Task(task.id, task.copy, "working", number)
+
+
+def finish(database: Database, task: Task, state: TaskState, detail: str, now: float) -> bool:
+    """Ends a task and settles its journal row. Returns False when it had ended already."""
+    with database.transaction():
+        changed = database.execute(
+            "UPDATE task SET state = ?, detail = ?, finished = ? WHERE id = ? AND state IN ('ready', 'working')",
+            (state, detail, now, task.id),
+        )
+        if changed and task.journal:
+            settlement = journal.Settlement(task.journal, JOURNAL_STATES[state], detail)
+            journal.settle_inside(database, [settlement], now)
+    return bool(changed)
+
+
+def is_working(database: Database, task: Task) -> bool:
+    """Whether the task is still this process's to work on."""
+    return database.rows("SELECT state FROM task WHERE id = ?", (task.id,)) == [("working",)]
+
+
+def release(database: Database, servers: Sequence[str], detail: str, now: float) -> list[Task]:
+    """Cancels every unfinished task that needs one of these servers; returns them.
+
+    The process that works on one sees it at its next look (`is_working`) and stops the copy.
+    """
+    gone = set(servers)
+    released = [t for t in unfinished(database) if t.copy.source in gone or t.copy.destination in gone]
+    return [task for task in released if finish(database, task, "cancelled", detail, now)]
+
+
+def abandoned(database: Database, source: str) -> list[Task]:
+    """The working tasks of a source; call it holding the source's lock, where they are those of dead processes."""
+    return [task for task in unfinished(database) if task.state == "working" and task.copy.source == source]
+
+
+def drop_ready(database: Database, runs_alive: Sequence[int], now: float) -> None:
+    """Cancels ready tasks of runs that are over: nobody would ever start them."""
+    alive = set(runs_alive)
+    for number, run in database.rows("SELECT id, run FROM task WHERE state = 'ready'"):
+        if run not in alive:
+            database.execute(
+                "UPDATE task SET state = 'cancelled', detail = 'its run ended', finished = ?"
+                " WHERE id = ? AND state = 'ready'",
+                (now, number),
+            )
+
+
+def cool_down(database: Database, pair: Pair, first: float, longest: float, now: float) -> float:
+    """Lets a pair that failed rest: ``first`` seconds, twice as long with each further failure, at most ``longest``.
+
+    Returns when the rest ends, epoch seconds.
+    """
+    with database.transaction():
+        known = database.rows("SELECT failures FROM cooldown WHERE source = ? AND destination = ?", pair)
+        failures = (known[0][0] if known else 0) + 1
+        until = now + min(first * 2.0 ** min(failures - 1, 30), longest)
+        database.execute(
+            "INSERT INTO cooldown (source, destination, failures, until) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET failures = excluded.failures, until = excluded.until",
+            (*pair, failures, until),
+        )
+    return float(until)
+
+
+def warm_up(database: Database, pair: Pair) -> None:
+    """Forgets the failures of a pair that succeeded."""
+    database.execute("DELETE FROM cooldown WHERE source = ? AND destination = ?", pair)
+
+
+def cooling(database: Database, now: float) -> frozenset[tuple[str, str]]:
+    """The pairs that rest now."""
+    return frozenset(database.rows("SELECT source, destination FROM cooldown WHERE until > ?", (now,)))  # type: ignore[arg-type]
