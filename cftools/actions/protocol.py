@@ -32,7 +32,8 @@ from cftools.state.locks import DELETION, Locks
 
 
 class Tools(NamedTuple):
-    """What a deletion needs. ``marker``: the mount marker, or empty. ``stop`` tells that the job should end."""
+    """What a deletion needs. ``marker``: the mount marker, or empty. ``stop`` tells that the job should end.
+    ``ignore_prefixes``: names that are never deleted, whatever a plan says."""
 
     fleet: Fleet
     database: Database
@@ -41,6 +42,7 @@ class Tools(NamedTuple):
     marker: str
     clock: Callable[[], float]
     stop: Callable[[], bool] = lambda: False
+    ignore_prefixes: tuple[str, ...] = ()
 
 
 def delete(tools: Tools, batches: Iterable[Sequence[Delete]]) -> Iterable[list[Outcome]]:
@@ -111,6 +113,8 @@ def _refusals(tools: Tools, batch: Sequence[Delete]) -> dict[int, Verdict]:
         fault = names.unsafe(row.name)
         if row.server not in tools.fleet.servers or tools.fleet.servers[row.server].role != "destination":
             fault = "not a configured destination"
+        elif row.name.startswith(tools.ignore_prefixes):
+            fault = "the config's ignore.prefixes say that it is never deleted"
         elif times[row.server, row.name] > 1:
             fault = "the plan names this file twice"
         elif row.reason == "duplicate" and row.keeper in (row.server, ""):

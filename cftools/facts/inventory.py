@@ -17,6 +17,8 @@ ends in ``.``, is complete. Anything less says nothing about what is not in it.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -24,8 +26,11 @@ import polars as pl
 
 from cftools.config.servers import ServerSettings
 from cftools.model import names
+from cftools.model.errors import InputUnusable
 from cftools.model.frames import holdings_schema
-from cftools.model.rows import Server
+from cftools.model.rows import Holding, Server
+from cftools.pipe import Stream
+from cftools.remote.pool import Fleet
 from cftools.remote.transport import RemoteFault, Reply, Script, Transport
 
 # find prints each file to fd 5 (stdout) and one byte for it to fd 3, which wc counts: a count the listing did not pass
@@ -53,6 +58,9 @@ for root in "$@"; do
 done
 printf '.\0'
 """
+
+
+ROWS = (Server, Holding)  # the kinds of rows an inventory is made of
 
 
 class Partial(NamedTuple):
@@ -182,3 +190,66 @@ def used_percent(used: int, available: int) -> int:
 def _server(settings: ServerSettings, *, state: str, error: str = "") -> Server:
     row = {"server": settings.name, "role": settings.role, "address": settings.address, "state": state, "error": error}
     return msgspec.convert(row | {"kind": "server"}, Server)
+
+
+class Inventory(NamedTuple):
+    """What all servers hold. ``holdings`` has the rows of the servers whose state is ok, and no others.
+
+    ``at``: when it was taken, epoch seconds; ``live``: by this process, just now.
+    """
+
+    servers: dict[str, Server]
+    holdings: pl.DataFrame
+    partials: dict[str, tuple[Partial, ...]]
+    marked: dict[str, bool | None]
+    at: float
+    live: bool
+
+
+def take(fleet: Fleet, wanted: list[ServerSettings], marker: str, now: float) -> Inventory:
+    """Lists these servers side by side. Every server has a row, also one that could not be listed."""
+    all_names = list(fleet.servers)
+    by_name = {settings.name: settings for settings in wanted}
+    found = fleet.each(by_name, lambda transport: look(transport, by_name[transport.server], marker, all_names))
+    listings = {name: listing for name, listing in found.items() if isinstance(listing, Listing)}
+    return Inventory(
+        {name: listing.server for name, listing in listings.items()},
+        pl.concat([pl.DataFrame(schema=holdings_schema(all_names)), *(one.holdings for one in listings.values())]),
+        {name: listing.partials for name, listing in listings.items()},
+        {name: listing.marked for name, listing in listings.items()},
+        now,
+        live=True,
+    )
+
+
+def from_rows(stream: Stream, path: str, settings: list[ServerSettings]) -> Inventory:
+    """The inventory in a stream of `server` and `holding` rows. Rows of servers that are not configured are left out.
+
+    Raises InputUnusable when a server's holdings are not as many as its row says, or a path lies in none of its roots.
+    """
+    by_name = {one.name: one for one in settings}
+    servers = {row.server: row for row in stream.rows if isinstance(row, Server) and row.server in by_name}
+    listed = {name for name, row in servers.items() if row.state == "ok"}
+    columns: dict[str, list[object]] = {name: [] for name in ("server", "root", "name", "size", "mtime")}
+    seen: Counter[str] = Counter()
+    for row in stream.rows:
+        if not isinstance(row, Holding) or row.server not in listed:
+            continue
+        seen[row.server] += 1
+        roots = by_name[row.server].roots
+        root = next((place for place, root in enumerate(roots) if row.path == f"{root}/{row.name}"), None)
+        if root is None:
+            raise InputUnusable(path, f"{row.path} of {row.server} lies in none of its roots", "was the config changed?")
+        for name, value in zip(columns, (row.server, root, row.name, row.size, row.mtime), strict=True):
+            columns[name].append(value)
+    for name in listed:
+        if seen[name] != servers[name].files:
+            raise InputUnusable(path, f"{name} has {servers[name].files} files, {seen[name]} holding rows came")
+    frame = pl.DataFrame(columns, schema=holdings_schema([one.name for one in settings]))
+    return Inventory(servers, frame, {}, {}, stream.begin.at if stream.begin else 0.0, live=False)
+
+
+def holding_rows(inventory: Inventory, settings: dict[str, ServerSettings]) -> Iterator[Holding]:
+    """The `holding` rows of an inventory, server by server."""
+    for server, root, name, size, mtime in inventory.holdings.iter_rows():
+        yield Holding(server, name, f"{settings[server].roots[root]}/{name}", size, mtime)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 
-from cftools.remote.transport import RemoteFault, Reply, Script
+from cftools.remote.transport import RemoteFault, Reply, Script, nothing
 
 
 class LocalTransport:
@@ -23,8 +24,9 @@ class LocalTransport:
             raise RemoteFault(self.server, "silent", "no answer in time") from fault
         return Reply(done.returncode, done.stdout, done.stderr)
 
-    def open(self, script: Script) -> LocalSession:
+    def open(self, script: Script, watch: Callable[[], None] = nothing) -> LocalSession:
         """See `Transport.open`."""
+        del watch  # the local shell is never waited for in vain
         return LocalSession(self.server, script)
 
     def close(self) -> None:

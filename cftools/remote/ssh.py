@@ -6,14 +6,15 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import paramiko
 
 from cftools.config.servers import ServerSettings
-from cftools.remote.transport import RemoteFault, Reply, Script
+from cftools.remote.transport import RemoteFault, Reply, Script, nothing
 
 KEEPALIVE_SECONDS = 15
 RETRY_SECONDS = 5.0  # a server that refused a connection is not asked again by this process for so long
@@ -45,8 +46,11 @@ class SshTransport:
             self.close()
             return self._call(script, stdin, deadline)
 
-    def open(self, script: Script, deadline: float | None = None) -> SshSession:
+    def open(self, script: Script, watch: Callable[[], None] = nothing) -> SshSession:
         """See `Transport.open`."""
+        return self._open(script, None, watch)
+
+    def _open(self, script: Script, deadline: float | None, watch: Callable[[], None]) -> SshSession:
         client = self._connected(deadline)
         transport = client.get_transport()
         limit = self._settings.response_timeout
@@ -63,7 +67,7 @@ class SshTransport:
         except (paramiko.SSHException, EOFError, OSError) as fault:
             self.close()
             raise RemoteFault(self.server, "broken", f"cannot start {script.verb}: {_text(fault)}") from fault
-        return SshSession(self.server, channel, self._settings.response_timeout, deadline)
+        return SshSession(self.server, channel, Patience(self._settings.response_timeout, deadline, watch))
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -74,7 +78,7 @@ class SshTransport:
             self._client = self._jump = None
 
     def _call(self, script: Script, stdin: bytes, deadline: float | None) -> Reply:
-        session = self.open(script, deadline)
+        session = self._open(script, deadline, nothing)
         feeder = None
         try:
             if len(stdin) > 1 << 15:  # more than the server may take before it answers: feed it while reading
@@ -153,14 +157,21 @@ class SshTransport:
         )
 
 
+class Patience(NamedTuple):
+    """How long a session waits: seconds of silence, a monotonic deadline or None, and who may end the wait."""
+
+    silence: float
+    deadline: float | None
+    watch: Callable[[], None]
+
+
 class SshSession:
     """One channel. See `cftools.remote.transport.Session`."""
 
-    def __init__(self, server: str, channel: paramiko.Channel, response_timeout: float, deadline: float | None) -> None:
+    def __init__(self, server: str, channel: paramiko.Channel, patience: Patience) -> None:
         self.server = server
         self._channel = channel
-        self._timeout = response_timeout
-        self._deadline = deadline
+        self._patience = patience
         self._errors = bytearray()
         self._heard = time.monotonic()
 
@@ -226,11 +237,12 @@ class SshSession:
                 self._errors += piece
 
     def _check_silence(self) -> None:
+        self._patience.watch()
         now = time.monotonic()
-        if self._deadline is not None and now >= self._deadline:
+        if self._patience.deadline is not None and now >= self._patience.deadline:
             raise RemoteFault(self.server, "silent", "no answer in time")
-        if now - self._heard >= self._timeout:
-            raise RemoteFault(self.server, "silent", f"no answer for {self._timeout:g} s")
+        if now - self._heard >= self._patience.silence:
+            raise RemoteFault(self.server, "silent", f"no answer for {self._patience.silence:g} s")
 
 
 def route_of(settings: ServerSettings) -> dict[str, Any]:

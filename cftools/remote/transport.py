@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 FaultKind = Literal["unreachable", "refused", "broken", "silent"]
@@ -76,6 +77,10 @@ class Session(Protocol):
         """Gives the session up: its streams close, and the scripts here end when their stdin does."""
 
 
+def nothing() -> None:
+    """The watch of a session that nobody may end."""
+
+
 class Transport(Protocol):
     """One server."""
 
@@ -88,8 +93,11 @@ class Transport(Protocol):
         connecting included; without it the response time limit counts silence only. Raises RemoteFault.
         """
 
-    def open(self, script: Script) -> Session:
-        """Starts a script whose streams the caller reads and writes. Raises RemoteFault."""
+    def open(self, script: Script, watch: Callable[[], None] = nothing) -> Session:
+        """Starts a script whose streams the caller reads and writes. Raises RemoteFault.
+
+        ``watch`` is called again and again while the session waits, several times a second; what it raises ends the wait.
+        """
 
     def close(self) -> None:
         """Closes the connection, if there is one; sessions under way break."""

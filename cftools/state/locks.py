@@ -28,6 +28,11 @@ def source_lock(source: str) -> str:
     return f"source-{source}"
 
 
+def run_lock(run: int | str) -> str:
+    """The lock a run of `distribute` holds while it lives."""
+    return f"run-{run}"
+
+
 def job_lock(job: str) -> str:
     """The lock of a job of which only one copy may run."""
     return f"job-{job}"
@@ -51,12 +56,17 @@ class Locks:
         self.command = command
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Holds the lock for the block. Raises LockHeld at once when another process, or thread, has it."""
+    def hold(self, name: str, *, remove: bool = False) -> Iterator[None]:
+        """Holds the lock for the block. Raises LockHeld at once when another process, or thread, has it.
+
+        ``remove``: take the file away afterwards; only for a lock whose name nobody uses again.
+        """
         handle = self._take(name, wait=None)
         try:
             yield
         finally:
+            if remove:
+                self._path(name).unlink(missing_ok=True)
             self._free(handle)
 
     @contextmanager

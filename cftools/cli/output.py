@@ -1,0 +1,141 @@
+"""Rows to stdout as JSON lines, tables or CSV; failures to stderr; progress on a terminal."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cftools import pipe
+from cftools.cli.settings import Settings
+from cftools.model import names
+from cftools.model.rows import Begin, Delete, End, Heartbeat, Outcome, Row, Server
+
+if TYPE_CHECKING:
+    from cftools.facts.files import Files
+
+FLUSH_ROWS = 500
+Advance = Callable[[Row], None]
+
+
+class Writer:
+    """Writes one stream of rows in the asked format."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.format = settings.format or ("table" if sys.stdout.isatty() else "ndjson")
+
+    def write(self, rows: Iterable[Row]) -> bool:
+        """Writes all rows; returns whether one of them is a failure, each of which also gets a line on stderr."""
+        failed = False
+
+        def watched() -> Iterator[Row]:
+            nonlocal failed
+            with _progress(self._settings) as advance:
+                for row in rows:
+                    complaint = _complaint(row)
+                    if complaint:
+                        failed = True
+                        self._settings.say(complaint)
+                    advance(row)
+                    yield row
+
+        {"ndjson": _write_ndjson, "csv": _write_csv, "table": _write_tables}[self.format](watched())
+        return failed
+
+    def write_files(self, begin: Begin, files: Files, end: End) -> None:
+        """Writes a stream of millions of `file` rows as JSON lines, columnar."""
+        from cftools.facts.files import write_file_rows
+
+        out = sys.stdout.buffer
+        out.write(pipe.encode(begin))
+        write_file_rows(files, out)
+        out.write(pipe.encode(end))
+        out.flush()
+
+
+def _complaint(row: Row) -> str:
+    """The line on stderr for a row that tells of a failure, or the empty string."""
+    if isinstance(row, Outcome) and row.state in ("failed", "refused"):
+        return f"{row.verb} {row.server} {names.display(row.name)}: {row.state}: {row.detail}"
+    if isinstance(row, Server) and row.state != "ok":
+        return f"{row.server}: {row.state}: {row.error}"
+    if isinstance(row, Heartbeat) and not row.ok:
+        return f"{row.server}: no heartbeat: {row.error}"
+    return ""
+
+
+def _write_ndjson(rows: Iterable[Row]) -> None:
+    out = sys.stdout.buffer
+    waiting: list[Row] = []
+    for row in rows:
+        waiting.append(row)
+        # Outcomes are written as they happen; other rows come by the thousand and go out in blocks.
+        if len(waiting) >= FLUSH_ROWS or isinstance(row, Outcome | Begin | End):
+            out.write(pipe.encode_all(waiting))
+            out.flush()
+            waiting.clear()
+    if waiting:
+        out.write(pipe.encode_all(waiting))
+        out.flush()
+
+
+def _write_csv(rows: Iterable[Row]) -> None:
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    kind = ""
+    for row in rows:
+        if isinstance(row, Begin | End):
+            continue
+        fields = msgspec.structs.asdict(row)
+        if row.__struct_config__.tag != kind:
+            kind = str(row.__struct_config__.tag)
+            out.writerow(["kind", *fields])
+        out.writerow([kind, *(_plain(value) for value in fields.values())])
+    sys.stdout.flush()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(str(one) for one in value)
+    return names.display(value) if isinstance(value, str) else str(value)
+
+
+def _write_tables(rows: Iterable[Row]) -> None:
+    from cftools.report.tables import Tables
+
+    tables = Tables(terminal=sys.stdout.isatty())
+    for row in rows:
+        tables.add(row)
+    tables.show()
+
+
+@contextmanager
+def _progress(settings: Settings) -> Iterator[Advance]:
+    """Counts outcomes against what is planned, on a terminal only."""
+    if settings.quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        deletes = bars.add_task("deleting", total=0, visible=False)
+        copies = bars.add_task("copying", total=None, visible=False)
+        planned = 0
+
+        def advance(row: Row) -> None:
+            nonlocal planned
+            if isinstance(row, Delete):
+                planned += 1
+            elif isinstance(row, Outcome):
+                if row.verb == "delete":
+                    bars.update(deletes, advance=1, total=planned, visible=True)
+                else:
+                    bars.update(copies, advance=1, visible=True)
+
+        yield advance

@@ -1,0 +1,110 @@
+"""`cycle`: the main job of a node in one process, its facts read once.
+
+heartbeat → inventory → dedup → evict → plan-distribute → distribute. Deletions that cannot be made (an incomplete
+history, a broken guard, somebody else at it) do not hold the copies up; the cycle ends with their exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+import polars as pl
+
+from cftools.jobs import dedup, deletion, distribute, evict, plan_distribute
+from cftools.jobs.deletion import Tally
+from cftools.jobs.gather import Facts, Given, check_heartbeats, gather, require_complete
+from cftools.jobs.job import Job
+from cftools.model.errors import GuardRefused, InputUnusable, LockHeld
+from cftools.model.rows import Delete, End, Outcome, Row
+from cftools.plans.values import Plan
+
+
+class Options(NamedTuple):
+    """``apply``: change something. ``seconds``: no copy starts later than that after the first, or None."""
+
+    apply: bool = False
+    seconds: float | None = None
+    override: tuple[str, ...] = ()
+
+
+def run(job: Job, options: Options) -> Iterator[Row]:
+    """Heartbeat and server rows, then the rows of dedup, evict and distribute, each with its outcomes.
+
+    Raises, after everything else was done, what kept deletions from being made.
+    """
+    tally = Tally()
+    faults: list[GuardRefused | InputUnusable | LockHeld] = []
+    refused: dict[str, int] = {}
+    with deletion.only_one(job, "cycle", apply=options.apply):
+        heartbeats = check_heartbeats(job)
+        facts = gather(job, Given())
+        yield job.begin(facts.inputs)
+        yield from heartbeats
+        yield from facts.inventory.servers.values()
+        taken: list[Delete] = []
+        for command in ("dedup", "evict"):
+            try:
+                require_complete(facts)
+                plan = dedup.make(job, facts) if command == "dedup" else evict.make(job, facts, taken)
+                refused |= {f"{command}: {reason}": count for reason, count in plan.refused.items()}
+                gone: list[Delete] = []
+                yield from _delete(job, options, (command, facts, plan), tally, gone)
+            except (GuardRefused, InputUnusable, LockHeld) as fault:
+                faults.append(fault)
+                continue
+            taken += gone
+        facts = without(facts, taken)
+        copies = plan_distribute.make(job, facts, (), None)
+        refused |= {f"distribute: {reason}": count for reason, count in copies.refused.items()}
+        yield from tally.planned(copies.rows)
+        if options.apply:
+            yield from tally.done(distribute.run_from_facts(job, facts, options.seconds))
+        yield End(job.command, facts.complete and not faults, dict(tally.counts), facts.skipped, refused)
+    if faults:
+        raise faults[0]
+
+
+Step = tuple[str, Facts, Plan[Delete]]
+
+
+def _delete(job: Job, options: Options, step: Step, tally: Tally, gone: list[Delete]) -> Iterator[Row]:
+    """One plan of deletions; ``gone`` takes the rows that are, or may be, deleted."""
+    command, facts, plan = step
+    ground = deletion.ground_of(facts)
+    yield from tally.planned(plan.rows)
+    if not options.apply:
+        deletion.guard(job, plan.rows, ground, options.override)
+        gone += plan.rows
+        return
+    states: dict[tuple[str, str], Outcome] = {}
+    with deletion.only_one(job, command, apply=True):
+        for outcome in tally.done(deletion.carry_out(job, plan.rows, ground, options.override)):
+            states[outcome.server, outcome.name] = outcome
+            yield outcome
+    refused = {place for place, outcome in states.items() if outcome.state == "refused"}
+    gone += [row for row in plan.rows if (row.server, row.name) in states and (row.server, row.name) not in refused]
+
+
+def without(facts: Facts, gone: Sequence[Delete]) -> Facts:
+    """The facts after these deletions: the holdings are gone and their bytes free."""
+    if not gone:
+        return facts
+    holdings = facts.node.holdings
+    deleted = pl.DataFrame(
+        {"server": [row.server for row in gone], "name": [row.name for row in gone]},
+        schema={"server": holdings.schema["server"], "name": pl.String},
+    )
+    freed = holdings.join(deleted, on=["server", "name"], how="semi").group_by("server").agg(pl.col("size").sum())
+    bytes_free: dict[str, int] = {str(server): int(size) for server, size in freed.iter_rows()}
+    servers = tuple(
+        msgspec.structs.replace(
+            server,
+            used=server.used - bytes_free.get(server.name, 0),
+            available=server.available + bytes_free.get(server.name, 0),
+        )
+        for server in facts.node.servers
+    )
+    left = holdings.join(deleted, on=["server", "name"], how="anti")
+    return facts._replace(node=msgspec.structs.replace(facts.node, holdings=left, servers=servers))

@@ -1,0 +1,227 @@
+"""What dedup and evict share: taking a plan over, guarding it, carrying it out, remembering what was seen."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple, TypeVar
+
+from cftools import pipe
+from cftools.actions import protocol
+from cftools.facts.inventory import Inventory
+from cftools.jobs.gather import Facts, Given, gather, opened, read_inventory, require_complete, shown
+from cftools.jobs.job import Job
+from cftools.model.errors import GuardRefused, InputUnusable, UsageFault
+from cftools.model.rows import Copy, Delete, End, Input, Outcome, Reason, Row
+from cftools.plans import guards
+from cftools.plans.batches import batches
+from cftools.plans.values import Plan
+from cftools.state import seen
+from cftools.state.locks import job_lock
+
+
+class Options(NamedTuple):
+    """``plan``: a stream of `delete` rows, or None to plan for itself. ``override``: guards to pass over in this run."""
+
+    given: Given = Given()
+    plan: str | None = None
+    apply: bool = False
+    override: tuple[str, ...] = ()
+
+
+class Ground(NamedTuple):
+    """What a plan of deletions rests on: the inputs it was made from (history and grades first) and what stands where.
+
+    ``history_files``: names in the history, or None when that is not known.
+    """
+
+    inputs: Sequence[Input]
+    inventory: Inventory
+    history_files: int | None
+
+
+class Kind(NamedTuple):
+    """One way to delete: the command, the reason of its rows, and its planner."""
+
+    command: str
+    reason: Reason
+    make: Callable[[Job, Facts], Plan[Delete]]
+
+
+def run(job: Job, options: Options, kind: Kind) -> Iterator[Row]:
+    """The `delete` rows of the plan; with ``apply`` an `outcome` row for each follows.
+
+    Raises InputUnusable when history or grades are incomplete, GuardRefused, LockHeld.
+    """
+    options.given.check(options.plan)
+    tally = Tally()
+    with only_one(job, kind.command, apply=options.apply):
+        if options.plan is not None:
+            rows, ground = read_plan(job, options, kind.reason)
+            skipped: dict[str, int] = {}
+            refused: dict[str, int] = {}
+            yield job.begin(list(ground.inputs))
+        else:
+            facts = gather(job, options.given)
+            require_complete(facts)
+            plan = kind.make(job, facts)
+            rows, ground, skipped, refused = plan.rows, ground_of(facts), facts.skipped, plan.refused
+            yield job.begin(facts.inputs)
+        yield from tally.planned(rows)
+        if options.apply:
+            yield from tally.done(carry_out(job, rows, ground, options.override))
+        yield End(job.command, True, dict(tally.counts), skipped, refused)
+
+
+def ground_of(facts: Facts) -> Ground:
+    """The ground of a plan that was made from facts."""
+    without = sum(count for cause, count in facts.files.skipped.items() if cause == "history_without_grade")
+    return Ground(facts.files.inputs, facts.inventory, facts.files.frame.height + without)
+
+
+class GivenPlan(NamedTuple):
+    """A plan that was read, and its ground."""
+
+    rows: list[Delete]
+    ground: Ground
+
+
+def read_plan(job: Job, options: Options, reason: Reason) -> GivenPlan:
+    """The `delete` rows of a plan. Raises InputUnusable when it is cut off, incomplete, or another command's."""
+    assert options.plan is not None
+    path = shown(options.plan)
+    with opened(options.plan) as stream:
+        plan = pipe.read(stream, path, [Delete])
+    if not plan.end.complete:
+        raise InputUnusable(path, "its end row says that it is incomplete", "nothing is deleted on its word")
+    if plan.begin is None:
+        raise InputUnusable(path, "no begin row, so it is not known what it was made from", "make the plan again")
+    rows = [row for row in plan.rows if isinstance(row, Delete)]
+    if len(rows) != plan.end.counts.get("delete", len(rows)):
+        raise InputUnusable(path, pipe.CUT_OFF, pipe.RUN_AGAIN)
+    for row in rows:
+        if row.reason != reason:
+            raise InputUnusable(path, f"a row has the reason {row.reason!r}, not {reason!r}", "give each plan to its own command")
+    return GivenPlan(rows, Ground(plan.begin.inputs, read_inventory(job, options.given.inventory), None))
+
+
+def guard(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[str]) -> None:
+    """Looks at the whole plan. Raises GuardRefused with one line a broken guard, UsageFault for an unknown override."""
+    try:
+        checked = guards.check(rows, _guard_facts(job, ground), limits_of(job), override)
+    except ValueError as fault:
+        raise UsageFault(str(fault)) from fault
+    for line in checked.overridden:
+        job.say(f"overridden guard {line}")
+    if checked.broken:
+        raise GuardRefused(checked.broken)
+
+
+def limits_of(job: Job) -> guards.GuardLimits:
+    """The limits of the config."""
+    keys = job.config.guards
+    return guards.GuardLimits(
+        keys.max_deletes,
+        keys.max_delete_bytes,
+        keys.max_delete_percent,
+        keys.percent_from,
+        keys.max_inventory_shrink_percent,
+        keys.max_history_shrink_percent,
+        keys.mount_marker,
+        job.config.inputs.max_age,
+    )
+
+
+def _guard_facts(job: Job, ground: Ground) -> guards.GuardFacts:
+    before = seen.inventory(job.database)
+    history, grades = _dated(ground, 0, "history"), _dated(ground, 1, "grades")
+    last = seen.history(job.database, history.path)
+    same_generation = last is not None and last.generation == int(history.generation)
+    taken = ground.inventory
+    return guards.GuardFacts(
+        now=job.now(),
+        servers=tuple(
+            guards.GuardedServer(row.server, row.files, before.get(row.server), taken.marked.get(row.server))
+            for row in taken.servers.values()
+        ),
+        inputs=(history, grades),
+        history_lines=ground.history_files or 0,
+        previous_history_lines=last.files if last and ground.history_files is not None else None,
+        destinations=frozenset(server.name for server in job.destinations),
+        previous_destinations=frozenset(last.destinations) if last and same_generation else None,
+    )
+
+
+def _dated(ground: Ground, place: int, name: str) -> guards.GuardedInput:
+    if place < len(ground.inputs):
+        return guards.GuardedInput(name, ground.inputs[place].path, ground.inputs[place].generation)
+    return guards.GuardedInput(name, "(not named)", 0)
+
+
+def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[str]) -> Iterator[Outcome]:
+    """Guards the plan, carries it out, and remembers what was seen; call it holding the job's lock.
+
+    Raises GuardRefused before anything is deleted, Stopped between two batches.
+    """
+    with job.stop.step():
+        guard(job, rows, ground, override)
+        tools = protocol.Tools(
+            job.fleet,
+            job.database,
+            job.locks,
+            job.run,
+            job.config.guards.mount_marker,
+            time.time,
+            job.stop.is_set,
+            tuple(job.config.ignore.prefixes),
+        )
+        gone: Counter[str] = Counter()
+        for outcomes in protocol.delete(tools, batches(rows, job.config.delete.batch)):
+            gone.update(outcome.server for outcome in outcomes if outcome.state == "done")
+            yield from outcomes
+        _remember(job, ground, gone)
+
+
+def _remember(job: Job, ground: Ground, gone: Counter[str]) -> None:
+    files = {
+        row.server: max(0, row.files - gone[row.server]) for row in ground.inventory.servers.values() if row.state == "ok"
+    }
+    seen.remember_inventory(job.database, files, time.time())
+    if ground.history_files is not None and ground.inputs:
+        destinations = tuple(server.name for server in job.destinations)
+        history = seen.HistorySeen(ground.inputs[0].generation, ground.history_files, destinations)
+        seen.remember_history(job.database, ground.inputs[0].path, history, time.time())
+
+
+@contextmanager
+def only_one(job: Job, command: str, *, apply: bool) -> Iterator[None]:
+    """Holds the job's lock when something is to be done. Raises LockHeld that names who runs it already."""
+    with job.locks.hold(job_lock(command)) if apply else nullcontext():
+        yield
+
+
+Planned = TypeVar("Planned", Copy, Delete)
+
+
+class Tally:
+    """Counts rows for the `end` row."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def planned(self, rows: Sequence[Planned]) -> Iterator[Planned]:
+        """The rows of a plan, counted by kind, with the bytes they are about."""
+        for row in rows:
+            kind = str(row.__struct_config__.tag)
+            self.counts[kind] += 1
+            self.counts[f"{kind}_bytes"] += row.size
+            yield row
+
+    def done(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        """Outcomes, counted by verb and state."""
+        for outcome in outcomes:
+            self.counts["outcome"] += 1
+            self.counts[f"{outcome.verb}_{outcome.state}"] += 1
+            yield outcome

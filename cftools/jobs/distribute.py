@@ -1,0 +1,97 @@
+"""`distribute`: carries copies out, one at a time a source, and goes straight on to the next."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from cftools.jobs.couriers import Couriers
+from cftools.jobs.deletion import Tally
+from cftools.jobs.gather import Facts, Given
+from cftools.jobs.job import Job
+from cftools.jobs.supply import FromPlan, Planned, Supply
+from cftools.model.errors import LockHeld, UsageFault
+from cftools.model.rows import End, Outcome, Row
+from cftools.state import tasks
+from cftools.state.locks import run_lock, source_lock
+
+LOOK_SECONDS = 0.2
+
+
+class Options(NamedTuple):
+    """``plan``: a stream of `copy` rows, or None to plan for itself; ``seconds``: no copy starts later than that, or None;
+    ``sources``: only these, or all when empty."""
+
+    given: Given = Given()
+    plan: str | None = None
+    seconds: float | None = None
+    sources: tuple[str, ...] = ()
+
+
+def run(job: Job, options: Options) -> Iterator[Row]:
+    """An `outcome` row for each copy as it ends.
+
+    Raises LockHeld when every source it may use is busy with another process; Stopped after a signal, when the copies
+    under way are given up in order.
+    """
+    options.given.check(options.plan)
+    allowed = _allowed(job, options.sources)
+    _require_a_free_source(job, allowed)
+    if options.plan is not None:
+        supply: Supply = FromPlan(job, options.plan, allowed)
+    else:
+        supply = Planned(job, options.given, allowed)
+    yield job.begin(supply.inputs)
+    tally = Tally()
+    yield from tally.done(carry_out(job, supply, allowed, options.seconds))
+    yield End(job.command, supply.complete, dict(tally.counts), supply.skipped, supply.refused)
+
+
+def carry_out(job: Job, supply: Supply, allowed: list[str], seconds: float | None) -> Iterator[Outcome]:
+    """Feeds couriers from the supply until nothing is left, the time is up or a signal arrived, and waits for what is
+    under way; outcomes come as the copies end."""
+    with ExitStack() as stack:
+        stack.enter_context(job.stop.step())  # a signal ends the copies in order, then this block
+        # Held as long as this process lives: it tells others that the ready tasks of this run are no orphans.
+        stack.enter_context(job.locks.hold(run_lock(job.run), remove=True))
+        tasks.drop_ready(job.database, _runs_alive(job), time.time())
+        deadline = None if seconds is None else time.monotonic() + seconds
+        couriers = stack.enter_context(Couriers(job, allowed, deadline, tell_unstarted=supply.tell_unstarted))
+        while True:
+            if not couriers.ending() and couriers.hungry() and supply.may_have_more(couriers):
+                couriers.take(tasks.accept(job.database, job.run, supply.more(couriers), time.time()))
+            try:
+                yield couriers.outcomes.get(timeout=LOOK_SECONDS)
+                continue
+            except queue.Empty:
+                couriers.raise_fault()
+            if couriers.at_rest() and (couriers.ending() or not supply.may_have_more(couriers)):
+                return
+
+
+def run_from_facts(job: Job, facts: Facts, seconds: float | None) -> Iterator[Outcome]:
+    """Carries out what these facts ask for, planning again as copies end; for `cycle`."""
+    supply = Planned(job, Given(), [source.name for source in job.sources], facts)
+    return carry_out(job, supply, supply.allowed, seconds)
+
+
+def _allowed(job: Job, wanted: tuple[str, ...]) -> list[str]:
+    names = [source.name for source in job.sources]
+    for name in wanted:
+        if name not in names:
+            raise UsageFault(f"no source {name!r} in the config; there are: {', '.join(names)}")
+    return [name for name in names if not wanted or name in wanted]
+
+
+def _require_a_free_source(job: Job, allowed: list[str]) -> None:
+    holders = [job.locks.holder(source_lock(name)) for name in allowed]
+    if all(holders) and holders[0]:
+        raise LockHeld(*holders[0])
+
+
+def _runs_alive(job: Job) -> list[int]:
+    prefix = run_lock("")
+    return [int(holder.lock[len(prefix) :]) for holder in job.locks.held() if holder.lock.startswith(prefix)]

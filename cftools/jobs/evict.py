@@ -1,0 +1,29 @@
+"""`evict`: keep the disks of the destinations under their limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cftools.jobs import deletion
+from cftools.jobs.gather import Facts
+from cftools.jobs.job import Job
+from cftools.model.rows import Delete, Row
+from cftools.plans.evict import plan_evict
+from cftools.plans.values import EvictPolicy, Plan
+from cftools.state import journal
+
+
+def run(job: Job, options: deletion.Options) -> Iterator[Row]:
+    """See `cftools.jobs.deletion.run`."""
+    return deletion.run(job, options, deletion.Kind("evict", "disk", make))
+
+
+def make(job: Job, facts: Facts, taken: Sequence[Delete] = ()) -> Plan[Delete]:
+    """The plan for these facts; ``taken``: what dedup deletes in the same cycle."""
+    keys = job.config.evict
+    arrivals = journal.arrivals(job.database, job.now() - keys.min_residency)
+    policy = EvictPolicy(keys.limit_percent, keys.target_percent, keys.min_residency)
+    plan = plan_evict(facts.node, policy, taken, arrivals)
+    for note in plan.notes:
+        job.detail(f"evict: {note}")
+    return plan

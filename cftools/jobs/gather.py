@@ -1,0 +1,226 @@
+"""Gathering the facts that planners need: from the files a command names, else read for itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from cftools import pipe
+from cftools.config.schema import Config
+from cftools.facts import event_log, heartbeat, inventory
+from cftools.jobs.job import Job, nothing
+from cftools.model.errors import InputUnusable, Unreachable, UsageFault
+from cftools.model.rows import Heartbeat, Hot, Input, Server
+from cftools.plans.values import Node, PlanServer
+from cftools.remote.transport import RemoteFault
+from cftools.state import seen
+
+if TYPE_CHECKING:
+    from cftools.facts.files import Files
+
+STDIN = "-"
+
+
+class Given(NamedTuple):
+    """The facts a command was given as files of rows; ``-`` is stdin, None means: read for yourself."""
+
+    files: str | None = None
+    hot: str | None = None
+    inventory: str | None = None
+
+    def check(self, *others: str | None) -> None:
+        """Raises UsageFault when two of them ask for stdin."""
+        if [*self, *others].count(STDIN) > 1:
+            raise UsageFault("only one of the inputs can be read from stdin (-)")
+
+
+class HotFacts(NamedTuple):
+    """Hits of each hot file by name."""
+
+    hits: dict[str, int]
+    inputs: tuple[Input, ...] = ()
+    skipped: dict[str, int] = {}
+
+
+class Facts(NamedTuple):
+    """Everything a planner is given, and what must be told about where it came from."""
+
+    node: Node
+    inventory: inventory.Inventory
+    files: Files
+    hot: HotFacts
+    inputs: list[Input]
+    skipped: dict[str, int]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every input was whole."""
+        return self.files.complete and all(one.complete for one in self.inputs)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """The file of rows to read; ``-`` is stdin. Raises InputUnusable when it cannot be opened."""
+    if path == STDIN:
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = Path(path).open("rb")
+    except OSError as fault:
+        raise InputUnusable(path, f"cannot be read: {fault.strerror}") from fault
+    with stream:
+        yield stream
+
+
+def shown(path: str) -> str:
+    """The input's name for messages."""
+    return "stdin" if path == STDIN else path
+
+
+def gather(job: Job, given: Given) -> Facts:
+    """Reads all facts of the node. Raises InputUnusable, and Unreachable when no source or no destination answered."""
+    files = read_files(job.config, given.files)
+    hot = read_hot(job.config, given.hot, job.now(), job.detail)
+    taken = read_inventory(job, given.inventory)
+    return combine(job, files, hot, taken)
+
+
+def combine(job: Job, files: Files, hot: HotFacts, taken: inventory.Inventory) -> Facts:
+    """Puts facts together that were read before."""
+    node = Node(
+        files=files.frame,
+        holdings=taken.holdings,
+        servers=plan_servers(job, taken),
+        hot=hot.hits,
+        ignore_prefixes=tuple(job.config.ignore.prefixes),
+        now=job.now(),
+    )
+    return Facts(node, taken, files, hot, [*files.inputs, *hot.inputs], files.skipped | hot.skipped)
+
+
+def read_files(config: Config, given: str | None) -> Files:
+    """History joined with grades, or the `file` rows of a stream."""
+    from cftools.facts import files
+
+    addresses = [destination.address for destination in config.destinations]
+    if given is None:
+        return files.read_files(Path(config.inputs.hitcount_history), Path(config.inputs.grade_info), addresses)
+    with opened(given) as stream:
+        return files.read_file_rows(stream, shown(given), addresses)
+
+
+def read_hot(config: Config, given: str | None, at: float, detail: Callable[[str], None] = nothing) -> HotFacts:
+    """Hits of the hot files: counted in the event logs, or the `hot` rows of a stream.
+
+    Without a ``hot_files`` section nothing is ever hot, and no log is read.
+    """
+    if given is not None:
+        with opened(given) as stream:
+            rows = pipe.read(stream, shown(given), [Hot])
+        if not rows.end.complete:
+            raise InputUnusable(shown(given), "its end row says that it is incomplete", "hot files would be missing")
+        return HotFacts({row.name: row.hits for row in rows.rows if isinstance(row, Hot)})
+    if config.hot_files is None:
+        return HotFacts({})
+    found = count_hot(config, at)
+    for path in found.missing:
+        detail(f"no event log {path}; its part of the window was not counted")
+    skipped = {f"event_log_{cause}": count for cause, count in found.skipped.items()}
+    return HotFacts({row.name: row.hits for row in found.rows}, found.inputs, skipped)
+
+
+def count_hot(config: Config, at: float) -> event_log.HotFiles:
+    """Counts hits in the event logs as the config says."""
+    keys = config.hot_files
+    if keys is None:
+        raise UsageFault("the config has no hot_files section; add one to tell which addresses' hits count")
+    if not config.inputs.event_log_dir:
+        raise UsageFault("the config has no inputs.event_log_dir; add it, or take hot_files out")
+    settings = event_log.HotSettings(
+        tuple(keys.served_by), keys.min_hits, keys.window, keys.slack, tuple(config.ignore.prefixes)
+    )
+    inputs = config.inputs
+    return event_log.read_hot_files(
+        Path(inputs.event_log_dir), inputs.event_log_name, inputs.event_log_timezone, at, settings
+    )
+
+
+def read_inventory(job: Job, given: str | None) -> inventory.Inventory:
+    """Lists all sources and destinations, or takes the `server` and `holding` rows of a stream.
+
+    Raises Unreachable when no source, or no destination, could be listed.
+    """
+    wanted = [*job.sources, *job.destinations]
+    if given is None:
+        taken = inventory.take(job.fleet, wanted, job.config.guards.mount_marker, time.time())
+        for row in taken.servers.values():
+            if row.state != "ok":
+                job.detail(f"{row.server}: {row.state}: {row.error}")
+    else:
+        with opened(given) as stream:
+            rows = pipe.read(stream, shown(given), list(inventory.ROWS))
+        taken = inventory.from_rows(rows, shown(given), wanted)
+    for role in ("source", "destination"):
+        if not any(row.state == "ok" for row in taken.servers.values() if row.role == role):
+            why = "; ".join(f"{row.server}: {row.error}" for row in taken.servers.values() if row.role == role)
+            raise Unreachable(f"no {role} could be listed ({why or 'none in the inventory'}); nothing was done")
+    return taken
+
+
+def plan_servers(job: Job, taken: inventory.Inventory) -> tuple[PlanServer, ...]:
+    """The servers as planners see them. A remembered heartbeat that failed after the inventory makes a server dead."""
+    remembered = seen.heartbeats(job.database)
+    servers = []
+    for settings in [*job.sources, *job.destinations]:
+        row = taken.servers.get(settings.name) or Server(
+            settings.name, settings.role, settings.address, "unreachable", error="not in the inventory"
+        )
+        last = remembered.get(settings.name)
+        listed = row.state == "ok"
+        servers.append(
+            PlanServer(
+                name=settings.name,
+                role=settings.role,
+                address=settings.address,
+                roots=settings.roots,
+                alive=listed and not (last and not last.heartbeat.ok and last.at > taken.at),
+                listed=listed,
+                total=row.total,
+                used=row.used,
+                available=row.available,
+            )
+        )
+    return tuple(servers)
+
+
+def check_heartbeats(job: Job, names: list[str] | None = None) -> list[Heartbeat]:
+    """Asks these servers (all, without names) side by side and remembers the answers."""
+    wanted = {one.name: one for one in [*job.sources, *job.destinations] if names is None or one.name in names}
+    timeout = job.config.heartbeat.timeout
+    answers = job.fleet.each(
+        wanted, lambda transport: heartbeat.check(transport, wanted[transport.server], timeout)
+    )
+    found = [answer for answer in answers.values() if not isinstance(answer, RemoteFault)]
+    seen.remember_heartbeats(job.database, found, time.time())
+    return found
+
+
+def incomplete_inputs(facts: Facts) -> list[str]:
+    """What is incomplete, one sentence an input."""
+    said = [f"{one.path}: {one.fault or 'incomplete'}" for one in facts.inputs if not one.complete]
+    if not facts.files.complete and not said:
+        said = ["the file rows say that they are incomplete"]
+    return said
+
+
+def require_complete(facts: Facts) -> None:
+    """Raises InputUnusable when history or grades are incomplete: a deletion must not rest on them."""
+    said = incomplete_inputs(facts)
+    if said:
+        path, _, fault = said[0].partition(": ")
+        raise InputUnusable(path, fault, "nothing is deleted on its word; wait for the next one")
+

@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM: end in order, with the current step finished or undone."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from cftools.model.errors import Stopped
+
+
+class StopFlag:
+    """Set by the first signal. While no step is under way the signal raises Stopped at once; inside `step` it waits."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._number = 0
+        self._steps = 0
+
+    def install(self) -> None:
+        """Takes over SIGINT and SIGTERM; call it in the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def is_set(self) -> bool:
+        """Whether a signal arrived."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits that long, or until a signal; tells whether one arrived."""
+        return self._event.wait(seconds)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A step that is finished before a signal takes effect. Raises Stopped at its end when one arrived."""
+        self._steps += 1
+        try:
+            yield
+        finally:
+            self._steps -= 1
+        self.check()
+
+    def check(self) -> None:
+        """Raises Stopped when a signal arrived and no step is under way."""
+        if self._event.is_set() and not self._steps:
+            raise Stopped(self._number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._number = number
+        self._event.set()
+        self.check()

@@ -1,0 +1,166 @@
+"""Where `distribute` gets its copies from: a plan it was given, or plans it makes itself, again and again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+from cftools import pipe
+from cftools.actions.sweep import sweep
+from cftools.jobs import plan_distribute
+from cftools.jobs.couriers import Couriers
+from cftools.jobs.gather import Facts, Given, combine, gather, opened, read_files, read_hot, read_inventory, shown
+from cftools.jobs.job import Job
+from cftools.model import names
+from cftools.model.errors import InputUnusable
+from cftools.model.rows import Copy, Input
+from cftools.remote.transport import RemoteFault
+
+PLANNED_AHEAD = 8  # copies planned a source before the facts are looked at again
+
+
+class Supply(Protocol):
+    """Copies to carry out. ``tell_unstarted``: a copy that was not begun gets an outcome row."""
+
+    tell_unstarted: bool
+    inputs: list[Input]
+    complete: bool
+    skipped: dict[str, int]
+    refused: dict[str, int]
+
+    def more(self, couriers: Couriers) -> list[Copy]:
+        """The next copies for couriers that have nothing to do."""
+
+    def may_have_more(self, couriers: Couriers) -> bool:
+        """Whether asking again could bring a copy."""
+
+
+class FromPlan:
+    """The copies of a plan. Raises InputUnusable when it is cut off or does not fit the config."""
+
+    tell_unstarted = True
+
+    def __init__(self, job: Job, path: str, allowed: list[str]) -> None:
+        with opened(path) as stream:
+            plan = pipe.read(stream, shown(path), [Copy])
+        self.inputs = plan.begin.inputs if plan.begin else []
+        self.complete = plan.end.complete
+        self.skipped: dict[str, int] = {}
+        self.refused: dict[str, int] = {}
+        rows = [row for row in plan.rows if isinstance(row, Copy)]
+        for row in rows:
+            _check_row(job, row, shown(path))
+        self._rows = [row for row in rows if row.source in allowed]
+        if len(rows) != len(self._rows):
+            self.refused["other-source"] = len(rows) - len(self._rows)
+
+    def more(self, couriers: Couriers) -> list[Copy]:
+        """See `Supply.more`."""
+        del couriers
+        rows, self._rows = self._rows, []
+        return rows
+
+    def may_have_more(self, couriers: Couriers) -> bool:
+        """See `Supply.may_have_more`."""
+        del couriers
+        return bool(self._rows)
+
+
+def _check_row(job: Job, row: Copy, path: str) -> None:
+    servers = job.fleet.servers
+    source, destination = servers.get(row.source), servers.get(row.destination)
+    fault = names.unsafe(row.name)
+    if source is None or source.role != "source":
+        fault = f"{row.source!r} is no source of the config"
+    elif destination is None or destination.role != "destination":
+        fault = f"{row.destination!r} is no destination of the config"
+    elif not fault and row.source_path not in [f"{root}/{row.name}" for root in source.roots]:
+        fault = f"{row.source_path!r} does not lie below a root of {row.source}"
+    elif not fault and row.name.startswith(tuple(job.config.ignore.prefixes)):
+        fault = "the config's ignore.prefixes say that it is never placed"
+    if fault:
+        raise InputUnusable(path, f"copy of {names.display(row.name)!r}: {fault}", "make the plan again")
+
+
+class Planned:
+    """Copies planned from the facts as they change: hot files at each plan, history and inventory when they are newer."""
+
+    tell_unstarted = False
+
+    def __init__(self, job: Job, given: Given, allowed: list[str], facts: Facts | None = None) -> None:
+        self._job, self._given, self.allowed = job, given, allowed
+        self._facts = facts or gather(job, given)
+        self._signature = self._history_signature()
+        self._fresh = True
+        self._empty_at = -1  # how many copies had ended when the last plan was empty
+        self.refused: dict[str, int] = {}
+        self._sweep()
+
+    @property
+    def inputs(self) -> list[Input]:
+        """The files the facts came from."""
+        return self._facts.inputs
+
+    @property
+    def complete(self) -> bool:
+        """Whether they were whole."""
+        return self._facts.complete
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Their skipped lines by cause."""
+        return self._facts.skipped
+
+    def more(self, couriers: Couriers) -> list[Copy]:
+        """See `Supply.more`."""
+        if not self._fresh:
+            self._refresh(couriers)
+        self._fresh = False
+        ended = couriers.ended
+        plan = plan_distribute.make(
+            self._job, self._facts, couriers.settled_here, PLANNED_AHEAD * len(couriers.free_sources()), couriers.unusable()
+        )
+        self.refused = plan.refused
+        self._empty_at = -1 if plan.rows else ended
+        return plan.rows
+
+    def may_have_more(self, couriers: Couriers) -> bool:
+        """See `Supply.may_have_more`: after an empty plan only the end of a copy can bring something new."""
+        return self._empty_at != couriers.ended
+
+    def _refresh(self, couriers: Couriers) -> None:
+        job, facts = self._job, self._facts
+        files, taken = facts.files, facts.inventory
+        signature = self._history_signature()
+        if self._given.files is None and signature != self._signature:
+            files, self._signature = read_files(job.config, None), signature
+        hot = facts.hot if self._given.hot is not None else read_hot(job.config, None, job.now(), job.detail)
+        if taken.live and time.time() - taken.at > job.config.distribute.inventory_max_age:
+            couriers.forget_settled()
+            taken = read_inventory(job, None)
+        self._facts = combine(job, files, hot, taken)
+
+    def _history_signature(self) -> tuple[tuple[int, int, int], ...]:
+        signature = []
+        for path in (self._job.config.inputs.hitcount_history, self._job.config.inputs.grade_info):
+            try:
+                status = Path(path).stat()
+                signature.append((status.st_ino, status.st_size, status.st_mtime_ns))
+            except OSError:
+                signature.append((0, 0, 0))
+        return tuple(signature)
+
+    def _sweep(self) -> None:
+        """Removes parts nobody carries on with, where the listing showed one that is old enough."""
+        job, taken = self._job, self._facts.inventory
+        oldest = time.time() - job.config.distribute.partial_max_age
+        stale = [name for name, parts in taken.partials.items() if any(part.mtime < oldest for part in parts)]
+        roots = {server.name: server.roots[0] for server in job.destinations if server.name in stale}
+        age = max(job.config.distribute.partial_max_age, 2 * job.config.distribute.timeout)
+        swept = job.fleet.each(roots, lambda transport: sweep(transport, roots[transport.server], age))
+        for name, count in swept.items():
+            if isinstance(count, RemoteFault):
+                job.detail(f"{name}: parts of unfinished copies stay: {count.detail}")
+            elif count:
+                job.detail(f"{name}: {count} parts of unfinished copies removed")
