@@ -18,7 +18,7 @@ from cftools.model.errors import InputUnusable
 from cftools.model.rows import KINDS, Begin, End, Row
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Row)
+_decoder: msgspec.json.Decoder[Row] = msgspec.json.Decoder(Row)
 _KIND = re.compile(rb'"kind"\s*:\s*"([^"\\]*)"')
 
 CUT_OFF = "the stream has no end row, so it was cut off"
@@ -50,7 +50,9 @@ def decode(line: bytes, path: str, number: int) -> Row:
     except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
         found = _KIND.search(line)
         if found and found.group(1).decode(errors="replace") not in KINDS:
-            raise InputUnusable(path, f"unknown kind of row {found.group(1).decode(errors='replace')!r}", line=number) from None
+            raise InputUnusable(
+                path, f"unknown kind of row {found.group(1).decode(errors='replace')!r}", line=number
+            ) from None
         raise InputUnusable(path, f"not a row: {fault}", "rows are JSON objects, one a line", line=number) from None
 
 
@@ -94,5 +96,7 @@ def check_counts(end: End, seen: dict[str, int], path: str) -> None:
     for kind in KINDS:
         if kind in end.counts and end.counts[kind] != seen.get(kind, 0):
             raise InputUnusable(
-                path, f"the end row counts {end.counts[kind]} {kind} rows, the stream has {seen.get(kind, 0)}", RUN_AGAIN
+                path,
+                f"the end row counts {end.counts[kind]} {kind} rows, the stream has {seen.get(kind, 0)}",
+                RUN_AGAIN,
             )

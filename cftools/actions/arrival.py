@@ -1,8 +1,8 @@
 """The destination's half of a copy: making room for it, and making it visible in one step.
 
-While it is unfinished a copy lies in ``.cftools-part-<key>/<last part of the name>`` at the top of the root, on the same
-file system. The key comes from name, size and mtime of the source file, so what arrived of another version is never
-carried on with. Readers see the file only after the rename, whole and synced.
+While it is unfinished a copy lies in ``.cftools-part-<key>/<last part of the name>`` at the top of the root, on the
+same file system. The key comes from name, size and mtime of the source file, so what arrived of another version is
+never carried on with. Readers see the file only after the rename, whole and synced.
 """
 
 from __future__ import annotations

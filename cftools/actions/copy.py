@@ -1,7 +1,7 @@
 """One copy, from the look at the source to the rename on the destination.
 
-What each crash leaves: before the rename only a part, which the next try carries on with; after it the whole file, which
-the next try finds as `already`.
+What each crash leaves: before the rename only a part, which the next try carries on with; after it the whole file,
+which the next try finds as `already`.
 """
 
 from __future__ import annotations

@@ -242,7 +242,10 @@ def _unlink_on(tools: Tools, transport: Transport, rows: Sequence[Delete]) -> li
         gone = _gone(tools, transport, [row.name for row in rows])
     except RemoteFault:
         return [UNSETTLED] * len(rows)
-    found: dict[bool | None, Verdict] = {True: Verdict("done", f"gone, though the answer was lost: {how}"), False: UNSETTLED}
+    found: dict[bool | None, Verdict] = {
+        True: Verdict("done", f"gone, though the answer was lost: {how}"),
+        False: UNSETTLED,
+    }
     return [found.get(gone[row.name], UNSETTLED) for row in rows]
 
 

@@ -1,7 +1,7 @@
 """Bringing the bytes of one copy to its place: pulled by the destination with rsync, or relayed through the manager.
 
-Every long script says ``at <bytes>`` once a second, so silence means trouble, and closes with ``end <status>``. When its
-stdin ends it stops: a manager that dies, or gives a copy up, leaves nothing running on a server.
+Every long script says ``at <bytes>`` once a second, so silence means trouble, and closes with ``end <status>``. When
+its stdin ends it stops: a manager that dies, or gives a copy up, leaves nothing running on a server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from cftools.remote.transport import RemoteFault, Script, Session, Transport, qu
 # The ticker's sleep must not hold stdout open after the script ended.
 _TICK = r"""
 LC_ALL=C; export LC_ALL
-( while :; do stat -c 'at %s' -- "$file" 2>/dev/null || printf 'at 0\n'; sleep 1 >/dev/null 2>&1; done ) </dev/null & ticker=$!
+(
+  while :; do stat -c 'at %s' -- "$file" 2>/dev/null || printf 'at 0\n'; sleep 1 >/dev/null 2>&1; done
+) </dev/null & ticker=$!
 """
 _END = r"""
 kill "$ticker" 2>/dev/null
@@ -123,7 +125,12 @@ def pull(ends: Ends, source_path: str, place: Place, policy: Distribute) -> None
 
 def _shell(source: ServerSettings, policy: Distribute) -> str:
     """The ssh command with which the destination logs in to the source; never a prompt, strict host keys."""
-    words = ["ssh", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", f"-oConnectTimeout={max(1, int(source.connect_timeout))}"]
+    words = [
+        "ssh",
+        "-oBatchMode=yes",
+        "-oStrictHostKeyChecking=yes",
+        f"-oConnectTimeout={max(1, int(source.connect_timeout))}",
+    ]
     words += ["-oServerAliveInterval=15", "-oServerAliveCountMax=3"]
     if source.port:
         words.append(f"-p{source.port}")

@@ -62,7 +62,7 @@ class _Linked(Exception):
 def unlink(transport: Transport, root: str, marker: str, rows: Sequence[Delete]) -> list[Verdict]:
     """Checks and deletes the files of these rows below ``root`` of one server; a verdict a row, in their order.
 
-    ``marker``: the mount marker that must stand in the root, or empty. Names must be safe (`names.unsafe`) and different.
+    ``marker``: the mount marker that must stand in the root, or empty. Names must be safe (`names.unsafe`) and differ.
     Raises RemoteFault when there is no whole answer; its kind tells whether anything may have been deleted.
     """
     try:

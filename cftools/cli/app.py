@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Logs and inventories become facts, facts become plans, plans become actions, every action leaves a journal line.",
+    help="Logs and inventories become facts; facts become plans; plans become actions; actions leave journal lines.",
 )
 
 
@@ -29,7 +29,11 @@ def main(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="Config file [default: $CFTOOLS_CONFIG, conf/cftools.yaml, /etc/cftools/cftools.yaml]."),
+        typer.Option(
+            "--config",
+            "-c",
+            help="Config file [default: $CFTOOLS_CONFIG, conf/cftools.yaml, /etc/cftools/cftools.yaml].",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
@@ -88,5 +92,8 @@ def _other(fault: Exception, arguments: list[str]) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"cftools: a bug: {type(fault).__name__}: {fault}; run it again with -v and report the traceback", file=sys.stderr)
+    print(
+        f"cftools: a bug: {type(fault).__name__}: {fault}; run it again with -v and report the traceback",
+        file=sys.stderr,
+    )
     return 70

@@ -9,7 +9,9 @@ import typer
 
 from cftools.cli.settings import duration, moment, opened_job, settings_of, show, stop_flag
 
-AT = Annotated[str | None, typer.Option("--at", metavar="TIME", help="Run as of this moment (ISO 8601 or epoch seconds).")]
+AT = Annotated[
+    str | None, typer.Option("--at", metavar="TIME", help="Run as of this moment (ISO 8601 or epoch seconds).")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,9 +49,15 @@ def parse_history(
 def hot_files(
     context: typer.Context,
     at: AT = None,
-    window: Annotated[str | None, typer.Option(metavar="DURATION", help="How far back [default: hot_files.window].")] = None,
-    min_hits: Annotated[int | None, typer.Option(min=1, help="Hits that make a file hot [default: hot_files.min_hits].")] = None,
-    log_dir: Annotated[Path | None, typer.Option(help="Folder of the event logs [default: inputs.event_log_dir].")] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How far back [default: hot_files.window].")
+    ] = None,
+    min_hits: Annotated[
+        int | None, typer.Option(min=1, help="Hits that make a file hot [default: hot_files.min_hits].")
+    ] = None,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the event logs [default: inputs.event_log_dir].")
+    ] = None,
 ) -> None:
     """Count hits in the load balancer's event logs: one `hot` row a hot file, most hits first.
 

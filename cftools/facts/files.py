@@ -20,6 +20,7 @@ from cftools.model.errors import InputUnusable
 from cftools.model.frames import files_schema, holder_type
 
 ROWS_AT_ONCE = 100_000  # rows written together; bounds the memory of a chunk
+JOINED_AT_ONCE = 1_000_000
 STREAM_CHUNK_BYTES = 8 << 20
 SEPARATOR = "\x1f"
 
@@ -55,61 +56,97 @@ def read_files(history: Path, grades: Path, addresses: Sequence[str], chunk_byte
     For a repeated name the last good line of each input counts. ``chunk_bytes`` are read at a time. Raises
     InputUnusable when an input cannot be read.
     """
-    skipped: Counter[str] = Counter()
-    known, history_input = _history(history, addresses, chunk_bytes, skipped)
-    ranks, grades_input = _grades(grades, chunk_bytes, skipped)
-    frame = _joined(ranks, known).select(list(files_schema(addresses)))
-    skipped["history_without_grade"] = known.height - frame.height
-    skipped["grades_without_history"] = ranks.height - frame.height
+    known, history_input, history_skipped = _history(history, addresses, chunk_bytes)
+    ranks, grades_input, grades_skipped = _grades(grades, chunk_bytes)
+    pairs = _pairs(ranks["name"], known["name"].rechunk())
+    # Column after column, each freed when it is done: two whole frames side by side would set the peak of memory.
+    known.drop_in_place("name")
+    columns = {column: ranks.drop_in_place(column).gather(pairs.left) for column in ranks.columns}
+    columns |= {column: known.drop_in_place(column).rechunk().gather(pairs.right) for column in known.columns}
+    grades_skipped["without_history"] = pairs.left_names - pairs.left.len()
+    grades_skipped["repeated"] = pairs.left_repeated
+    history_skipped["without_grade"] = pairs.right_names - pairs.right.len()
+    history_skipped["repeated"] = pairs.right_repeated
+    skipped = {f"history_{cause}": count for cause, count in sorted(history_skipped.items()) if count}
+    skipped |= {f"grades_{cause}": count for cause, count in sorted(grades_skipped.items()) if count}
     inputs = (history_input, grades_input)
-    counted = {cause: skipped[cause] for cause in sorted(skipped) if skipped[cause]}
-    return Files(frame, inputs, counted, all(one.complete for one in inputs))
+    frame = pl.DataFrame(columns).select(list(files_schema(addresses)))
+    return Files(frame, inputs, skipped, all(one.complete for one in inputs))
 
 
-def _history(
-    path: Path, addresses: Sequence[str], chunk_bytes: int, skipped: Counter[str]
-) -> tuple[pl.DataFrame, rows.Input]:
+def _history(path: Path, addresses: Sequence[str], chunk_bytes: int) -> tuple[pl.DataFrame, rows.Input, Counter[str]]:
     reading = hitcount_history.read_history(path, addresses, chunk_bytes)
     empty = pl.DataFrame(schema=files_schema(addresses)).drop("rank")
-    frame, repeated = _last_of_each(pl.concat([empty, *(part for part, _ in reading.parts)]))
-    for causes in (reading.skipped, *(causes for _, causes in reading.parts), {"repeated": repeated}):
-        skipped.update({f"history_{cause}": count for cause, count in causes.items()})
-    return frame, reading.input
+    frame = pl.concat([empty, *(part for part, _ in reading.parts)])
+    return frame, reading.input, sum((causes for _, causes in reading.parts), reading.skipped)
 
 
-def _grades(path: Path, chunk_bytes: int, skipped: Counter[str]) -> tuple[pl.DataFrame, rows.Input]:
+def _grades(path: Path, chunk_bytes: int) -> tuple[pl.DataFrame, rows.Input, Counter[str]]:
     reading = grade_info.read_grades(path, chunk_bytes)
-    frame, repeated = _last_of_each(grade_info.ranked(reading.parts))
-    for causes in (reading.skipped, *(part.skipped for part in reading.parts), {"repeated": repeated}):
-        skipped.update({f"grades_{cause}": count for cause, count in causes.items()})
-    return frame, reading.input
+    frame = grade_info.ranked(reading.parts)
+    return frame, reading.input, sum((part.skipped for part in reading.parts), reading.skipped)
 
 
-def _last_of_each(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """The last row of each name in the order of the rows, and how many rows went."""
-    if _keys(frame["name"]).n_unique() == frame.height:
-        return frame, 0
-    kept = frame.unique(subset="name", keep="last", maintain_order=True)
-    return kept, frame.height - kept.height
+class _Pairs(NamedTuple):
+    """Row numbers of two columns of names that belong together, in the order of the left one."""
+
+    left: pl.Series
+    right: pl.Series
+    left_names: int  # different ones
+    right_names: int
+    left_repeated: int  # rows that a later one with the same name replaces
+    right_repeated: int
 
 
-def _joined(ranks: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Inner join by name in the order of ``ranks``; each name is in either at most once.
+def _pairs(left: pl.Series, right: pl.Series) -> _Pairs:
+    """Inner join of two columns of names. Of a repeated name the last row counts.
 
     Joining by a 64-bit hash takes less time and memory than by text. Two names can share a hash, so the pairs are
     verified, and joined by text when one is wrong or a hash comes twice.
     """
-    left, right = _keys(ranks["name"]), _keys(known["name"])
-    if left.n_unique() == left.len() and right.n_unique() == right.len():
-        pairs = (
-            pl.DataFrame({"key": left})
-            .with_row_index("left")
-            .join(pl.DataFrame({"key": right}).with_row_index("right"), on="key", maintain_order="left")
-        )
-        first, second = ranks[pairs["left"]], known[pairs["right"]]
-        if (first["name"] == second["name"]).all():
-            return first.hstack(second.drop("name"))
-    return ranks.join(known, on="name", maintain_order="left")
+    left_rows, left_distinct = _last_rows(left, "left")
+    right_rows, right_distinct = _last_rows(right, "right")
+    pairs = _by_key(left_rows, right_rows) if left_distinct and right_distinct else None
+    if pairs is None or not _same_names(left, right, pairs):
+        pairs = _with_names(left_rows, left).join(_with_names(right_rows, right), on="name", maintain_order="left")
+    return _Pairs(
+        pairs["left"],
+        pairs["right"],
+        left_rows.height,
+        right_rows.height,
+        left.len() - left_rows.height,
+        right.len() - right_rows.height,
+    )
+
+
+def _by_key(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+    """Inner join by key in the order of ``left``, in several goes, as the table of one join of millions takes much memory."""
+    goes = 1 + left.height // JOINED_AT_ONCE
+    if goes == 1:
+        return left.join(right, on="key", maintain_order="left").drop("key")
+    go = pl.col("key") % goes
+    parts = [left.filter(go == n).join(right.filter(go == n), on="key").drop("key") for n in range(goes)]
+    return pl.concat(parts, rechunk=True).sort("left")
+
+
+def _last_rows(name: pl.Series, label: str) -> tuple[pl.DataFrame, bool]:
+    """The number (column ``label``) and the hash (``key``) of the last row of each name; whether the hashes differ."""
+    keyed = pl.DataFrame({"key": _keys(name)}).with_row_index(label)
+    if keyed["key"].n_unique() == keyed.height:
+        return keyed, True
+    last = _with_names(keyed, name).unique(subset="name", keep="last", maintain_order=True).drop("name")
+    return last, last["key"].n_unique() == last.height
+
+
+def _with_names(numbered: pl.DataFrame, name: pl.Series) -> pl.DataFrame:
+    return numbered.with_columns(name=name.gather(numbered.to_series(0)))
+
+
+def _same_names(left: pl.Series, right: pl.Series, pairs: pl.DataFrame) -> bool:
+    return all(
+        bool((left.gather(part["left"]) == right.gather(part["right"])).all())
+        for part in pairs.iter_slices(ROWS_AT_ONCE * 5)
+    )
 
 
 def _keys(name: pl.Series) -> pl.Series:
@@ -152,7 +189,7 @@ def read_file_rows(
         raise InputUnusable(path, pipe.CUT_OFF, pipe.RUN_AGAIN)
     pipe.check_counts(reader.end, reader.seen, path)
     frame = pl.concat([pl.DataFrame(schema=files_schema(addresses)), *reader.frames])
-    if _last_of_each(frame)[1]:
+    if frame["name"].n_unique() != frame.height:
         again = frame.filter(pl.col("name").is_duplicated())["name"][0]
         raise InputUnusable(path, f"two rows have the name {names.display(again)}", "give each file once")
     if not frame["rank"].is_sorted():

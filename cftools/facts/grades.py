@@ -61,4 +61,4 @@ def ranked(parts: list[Part]) -> pl.DataFrame:
     for part in parts:
         frames.append(part.frame.select("name", rank=pl.col("place") + first))
         first += part.places
-    return pl.concat(frames)
+    return pl.concat(frames, rechunk=True)

@@ -51,8 +51,7 @@ for root in "$@"; do
   counted=$({ { find . -ignore_readdir_race -path ./lost+found -prune -o -type f \
       \( -path './.cftools-part-*/*' -printf 'P%s %T@ %P\0' -o -path './.cftools-*' \
          -o -printf 'F%s %T@ %P\0' -fprintf /dev/fd/3 x \) >&5
-      printf 's%s' "$?" >&4; } 3>&1 | wc -c; } 4>&1)
-  counted=$(printf '%s' "$counted" | tr 's\n' '  ')
+      printf '%s\n' "$?" >&4; } 3>&1 | wc -c; } 4>&1)
   set -- $counted
   printf 'C%s %s\0' "$2" "$1"
 done
@@ -112,7 +111,9 @@ def look(transport: Transport, settings: ServerSettings, marker: str, all_names:
 def parse(reply: Reply, settings: ServerSettings, all_names: list[str]) -> Listing:
     """The listing in a reply. Raises _Incomplete when the reply does not prove that it is whole."""
     if not reply.out.endswith(b".\0") or reply.status != 0:
-        raise _Incomplete(f"the listing was cut off ({reply.complaint()})" if reply.status else "the listing was cut off")
+        raise _Incomplete(
+            f"the listing was cut off ({reply.complaint()})" if reply.status else "the listing was cut off"
+        )
     records = pl.DataFrame({"record": pl.Series([names.text_from_bytes(reply.out)]).str.split("\0").explode()})
     records = records.with_columns(kind=pl.col("record").str.slice(0, 1), text=pl.col("record").str.slice(1))
     others = records.with_row_index().filter(~pl.col("kind").is_in(["F", ""])).select("index", "kind", "text")
@@ -239,7 +240,9 @@ def from_rows(stream: Stream, path: str, settings: list[ServerSettings]) -> Inve
         roots = by_name[row.server].roots
         root = next((place for place, root in enumerate(roots) if row.path == f"{root}/{row.name}"), None)
         if root is None:
-            raise InputUnusable(path, f"{row.path} of {row.server} lies in none of its roots", "was the config changed?")
+            raise InputUnusable(
+                path, f"{row.path} of {row.server} lies in none of its roots", "was the config changed?"
+            )
         for name, value in zip(columns, (row.server, root, row.name, row.size, row.mtime), strict=True):
             columns[name].append(value)
     for name in listed:

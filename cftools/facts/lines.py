@@ -21,7 +21,7 @@ from cftools.model import names
 from cftools.model.errors import InputUnusable
 from cftools.model.rows import Input
 
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 4 << 20
 LONGEST_LINE = 64 * 1024  # bytes before the newline, a carriage return included
 LARGEST_NUMBER = 2**63 - 1
 WHITE_SPACE = " \t\r\v\f"
@@ -67,7 +67,7 @@ def read_parts(
         after.st_size,
     ):
         reader.faults.append(CHANGED)
-    whole = Input(shown, reader.generation, size, not reader.faults, "; ".join(reader.faults))
+    whole = Input(shown, reader.generation or int(before.st_mtime), size, not reader.faults, "; ".join(reader.faults))
     return Reading(reader.parts, whole, reader.skipped)
 
 

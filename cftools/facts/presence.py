@@ -1,8 +1,8 @@
 """Whether named files stand on a server now, as regular files, and how large they are.
 
 The names travel over stdin, NUL after each; the reply is one record a file that is there,
-``<mode in hex> <size> <mtime> <path>`` and a NUL, and ``.`` at the end. A file without a record was not seen, which is not
-proof that it is gone: only `gone` proves that.
+``<mode in hex> <size> <mtime> <path>`` and a NUL, and ``.`` at the end. A file without a record was not seen, which is
+no proof that it is gone: only `gone` proves that.
 """
 
 from __future__ import annotations

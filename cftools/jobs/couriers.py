@@ -25,7 +25,7 @@ RELEASE_LOOK_SECONDS = 1.0  # how often a copy looks whether its task was releas
 
 
 class Couriers:
-    """The copies under way in this process, and the queues behind them. Leaving the block waits for what is under way."""
+    """The copies under way in this process, and the queues behind them. Leaving the block ends what is under way."""
 
     def __init__(self, job: Job, sources: list[str], deadline: float | None, *, tell_unstarted: bool) -> None:
         self.outcomes: queue.Queue[Outcome] = queue.Queue()
@@ -49,7 +49,9 @@ class Couriers:
         self._guard.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._closing.set()
         for thread in [*self._threads.values(), self._guard]:
             thread.join()
@@ -170,7 +172,7 @@ class Couriers:
         if result.task == "done" or result.outcome == "refused":
             # Planned no more in this run: it is there, or its destination will not have it.
             with self._changed:
-                self.settled_here.append(Running(row.name, row.size, row.source, row.destination, "ready"))
+                self.settled_here.append(Running(row.name, row.size, "", row.destination, "ready"))
         if result.blame:
             self._check([result.blame])
 

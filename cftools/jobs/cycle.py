@@ -56,11 +56,15 @@ def run(job: Job, options: Options) -> Iterator[Row]:
                 continue
             taken += gone
         facts = without(facts, taken)
-        copies = plan_distribute.make(job, facts, (), None)
-        refused |= {f"distribute: {reason}": count for reason, count in copies.refused.items()}
-        yield from tally.planned(copies.rows)
         if options.apply:
-            yield from tally.done(distribute.run_from_facts(job, facts, options.seconds))
+            supply = distribute.supply_from_facts(job, facts)
+            yield from tally.count(distribute.carry_out(job, supply, supply.allowed, options.seconds))
+            left = supply.refused
+        else:
+            copies = plan_distribute.make(job, facts, (), None)
+            yield from tally.count(copies.rows)
+            left = copies.refused
+        refused |= {f"distribute: {reason}": count for reason, count in left.items()}
         yield End(job.command, facts.complete and not faults, dict(tally.counts), facts.skipped, refused)
     if faults:
         raise faults[0]
@@ -73,14 +77,14 @@ def _delete(job: Job, options: Options, step: Step, tally: Tally, gone: list[Del
     """One plan of deletions; ``gone`` takes the rows that are, or may be, deleted."""
     command, facts, plan = step
     ground = deletion.ground_of(facts)
-    yield from tally.planned(plan.rows)
+    yield from tally.count(plan.rows)
     if not options.apply:
-        deletion.guard(job, plan.rows, ground, options.override)
+        deletion.warn(job, plan.rows, ground)
         gone += plan.rows
         return
     states: dict[tuple[str, str], Outcome] = {}
     with deletion.only_one(job, command, apply=True):
-        for outcome in tally.done(deletion.carry_out(job, plan.rows, ground, options.override)):
+        for outcome in tally.count(deletion.carry_out(job, plan.rows, ground, options.override)):
             states[outcome.server, outcome.name] = outcome
             yield outcome
     refused = {place for place, outcome in states.items() if outcome.state == "refused"}

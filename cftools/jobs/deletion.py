@@ -17,13 +17,14 @@ from cftools.model.errors import GuardRefused, InputUnusable, UsageFault
 from cftools.model.rows import Copy, Delete, End, Input, Outcome, Reason, Row
 from cftools.plans import guards
 from cftools.plans.batches import batches
+from cftools.plans.known import still_there
 from cftools.plans.values import Plan
 from cftools.state import seen
 from cftools.state.locks import job_lock
 
 
 class Options(NamedTuple):
-    """``plan``: a stream of `delete` rows, or None to plan for itself. ``override``: guards to pass over in this run."""
+    """``plan``: a stream of `delete` rows, or None to plan for itself. ``override``: guards passed over in this run."""
 
     given: Given = Given()
     plan: str | None = None
@@ -69,9 +70,11 @@ def run(job: Job, options: Options, kind: Kind) -> Iterator[Row]:
             plan = kind.make(job, facts)
             rows, ground, skipped, refused = plan.rows, ground_of(facts), facts.skipped, plan.refused
             yield job.begin(facts.inputs)
-        yield from tally.planned(rows)
+        yield from tally.count(rows)
         if options.apply:
-            yield from tally.done(carry_out(job, rows, ground, options.override))
+            yield from tally.count(carry_out(job, rows, ground, options.override))
+        else:
+            warn(job, rows, ground)
         yield End(job.command, True, dict(tally.counts), skipped, refused)
 
 
@@ -103,20 +106,34 @@ def read_plan(job: Job, options: Options, reason: Reason) -> GivenPlan:
         raise InputUnusable(path, pipe.CUT_OFF, pipe.RUN_AGAIN)
     for row in rows:
         if row.reason != reason:
-            raise InputUnusable(path, f"a row has the reason {row.reason!r}, not {reason!r}", "give each plan to its own command")
+            raise InputUnusable(
+                path, f"a row has the reason {row.reason!r}, not {reason!r}", "give each plan to its own command"
+            )
     return GivenPlan(rows, Ground(plan.begin.inputs, read_inventory(job, options.given.inventory), None))
 
 
 def guard(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[str]) -> None:
     """Looks at the whole plan. Raises GuardRefused with one line a broken guard, UsageFault for an unknown override."""
     try:
-        checked = guards.check(rows, _guard_facts(job, ground), limits_of(job), override)
+        checked = guards.check(_that_count(rows, ground), _guard_facts(job, ground), limits_of(job), override)
     except ValueError as fault:
         raise UsageFault(str(fault)) from fault
     for line in checked.overridden:
         job.say(f"overridden guard {line}")
     if checked.broken:
         raise GuardRefused(checked.broken)
+
+
+def warn(job: Job, rows: Sequence[Delete], ground: Ground) -> None:
+    """Says which guards would refuse the plan, for a run that changes nothing."""
+    for line in guards.check(_that_count(rows, ground), _guard_facts(job, ground), limits_of(job)).broken:
+        job.say(f"with --apply a guard would refuse this plan: {line}")
+
+
+def _that_count(rows: Sequence[Delete], ground: Ground) -> list[Delete]:
+    """The rows that delete something by the inventory: a history that is asked twice repeats those it had."""
+    listed = {row.server for row in ground.inventory.servers.values() if row.state == "ok"}
+    return still_there(ground.inventory.holdings, listed, rows)
 
 
 def limits_of(job: Job) -> guards.GuardLimits:
@@ -149,7 +166,7 @@ def _guard_facts(job: Job, ground: Ground) -> guards.GuardFacts:
         inputs=(history, grades),
         history_lines=ground.history_files or 0,
         previous_history_lines=last.files if last and ground.history_files is not None else None,
-        destinations=frozenset(server.name for server in job.destinations),
+        destinations=frozenset(_destinations(job)),
         previous_destinations=frozenset(last.destinations) if last and same_generation else None,
     )
 
@@ -184,14 +201,19 @@ def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequen
         _remember(job, ground, gone)
 
 
+def _destinations(job: Job) -> tuple[str, ...]:
+    return tuple(f"{server.name} ({server.address})" for server in job.destinations)
+
+
 def _remember(job: Job, ground: Ground, gone: Counter[str]) -> None:
     files = {
-        row.server: max(0, row.files - gone[row.server]) for row in ground.inventory.servers.values() if row.state == "ok"
+        row.server: max(0, row.files - gone[row.server])
+        for row in ground.inventory.servers.values()
+        if row.state == "ok"
     }
     seen.remember_inventory(job.database, files, time.time())
     if ground.history_files is not None and ground.inputs:
-        destinations = tuple(server.name for server in job.destinations)
-        history = seen.HistorySeen(ground.inputs[0].generation, ground.history_files, destinations)
+        history = seen.HistorySeen(ground.inputs[0].generation, ground.history_files, _destinations(job))
         seen.remember_history(job.database, ground.inputs[0].path, history, time.time())
 
 
@@ -202,7 +224,7 @@ def only_one(job: Job, command: str, *, apply: bool) -> Iterator[None]:
         yield
 
 
-Planned = TypeVar("Planned", Copy, Delete)
+Counted = TypeVar("Counted", bound=Copy | Delete | Outcome)
 
 
 class Tally:
@@ -211,17 +233,13 @@ class Tally:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    def planned(self, rows: Sequence[Planned]) -> Iterator[Planned]:
-        """The rows of a plan, counted by kind, with the bytes they are about."""
+    def count(self, rows: Iterable[Counted]) -> Iterator[Counted]:
+        """The rows, counted: plans by kind, with the bytes they are about; outcomes by verb and state."""
         for row in rows:
             kind = str(row.__struct_config__.tag)
             self.counts[kind] += 1
-            self.counts[f"{kind}_bytes"] += row.size
+            if isinstance(row, Outcome):
+                self.counts[f"{row.verb}_{row.state}"] += 1
+            else:
+                self.counts[f"{kind}_bytes"] += row.size
             yield row
-
-    def done(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
-        """Outcomes, counted by verb and state."""
-        for outcome in outcomes:
-            self.counts["outcome"] += 1
-            self.counts[f"{outcome.verb}_{outcome.state}"] += 1
-            yield outcome

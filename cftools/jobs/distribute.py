@@ -14,7 +14,7 @@ from cftools.jobs.gather import Facts, Given
 from cftools.jobs.job import Job
 from cftools.jobs.supply import FromPlan, Planned, Supply
 from cftools.model.errors import LockHeld, UsageFault
-from cftools.model.rows import End, Outcome, Row
+from cftools.model.rows import Copy, End, Outcome, Row
 from cftools.state import tasks
 from cftools.state.locks import run_lock, source_lock
 
@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.2
 
 
 class Options(NamedTuple):
-    """``plan``: a stream of `copy` rows, or None to plan for itself; ``seconds``: no copy starts later than that, or None;
+    """``plan``: a stream of `copy` rows, or None to plan for itself; ``seconds``: no copy starts later, or None;
     ``sources``: only these, or all when empty."""
 
     given: Given = Given()
@@ -32,7 +32,7 @@ class Options(NamedTuple):
 
 
 def run(job: Job, options: Options) -> Iterator[Row]:
-    """An `outcome` row for each copy as it ends.
+    """A `copy` row for each copy as it is accepted, and an `outcome` row as it ends.
 
     Raises LockHeld when every source it may use is busy with another process; Stopped after a signal, when the copies
     under way are given up in order.
@@ -46,13 +46,13 @@ def run(job: Job, options: Options) -> Iterator[Row]:
         supply = Planned(job, options.given, allowed)
     yield job.begin(supply.inputs)
     tally = Tally()
-    yield from tally.done(carry_out(job, supply, allowed, options.seconds))
+    yield from tally.count(carry_out(job, supply, allowed, options.seconds))
     yield End(job.command, supply.complete, dict(tally.counts), supply.skipped, supply.refused)
 
 
-def carry_out(job: Job, supply: Supply, allowed: list[str], seconds: float | None) -> Iterator[Outcome]:
+def carry_out(job: Job, supply: Supply, allowed: list[str], seconds: float | None) -> Iterator[Copy | Outcome]:
     """Feeds couriers from the supply until nothing is left, the time is up or a signal arrived, and waits for what is
-    under way; outcomes come as the copies end."""
+    under way. A `copy` row comes as each copy is accepted, its outcome as it ends."""
     with ExitStack() as stack:
         stack.enter_context(job.stop.step())  # a signal ends the copies in order, then this block
         # Held as long as this process lives: it tells others that the ready tasks of this run are no orphans.
@@ -62,7 +62,9 @@ def carry_out(job: Job, supply: Supply, allowed: list[str], seconds: float | Non
         couriers = stack.enter_context(Couriers(job, allowed, deadline, tell_unstarted=supply.tell_unstarted))
         while True:
             if not couriers.ending() and couriers.hungry() and supply.may_have_more(couriers):
-                couriers.take(tasks.accept(job.database, job.run, supply.more(couriers), time.time()))
+                accepted = tasks.accept(job.database, job.run, supply.more(couriers), time.time())
+                yield from (task.copy for task in accepted)
+                couriers.take(accepted)
             try:
                 yield couriers.outcomes.get(timeout=LOOK_SECONDS)
                 continue
@@ -72,10 +74,9 @@ def carry_out(job: Job, supply: Supply, allowed: list[str], seconds: float | Non
                 return
 
 
-def run_from_facts(job: Job, facts: Facts, seconds: float | None) -> Iterator[Outcome]:
-    """Carries out what these facts ask for, planning again as copies end; for `cycle`."""
-    supply = Planned(job, Given(), [source.name for source in job.sources], facts)
-    return carry_out(job, supply, supply.allowed, seconds)
+def supply_from_facts(job: Job, facts: Facts) -> Planned:
+    """What these facts ask for, and what newer ones will; for `cycle`."""
+    return Planned(job, Given(), [source.name for source in job.sources], facts)
 
 
 def _allowed(job: Job, wanted: tuple[str, ...]) -> list[str]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from cftools import pipe
 from cftools.config.schema import Config
+from cftools.config.servers import ServerSettings
 from cftools.facts import event_log, heartbeat, inventory
 from cftools.jobs.job import Job, nothing
 from cftools.model.errors import InputUnusable, Unreachable, UsageFault
-from cftools.model.rows import Heartbeat, Hot, Input, Server
+from cftools.model.rows import Heartbeat, Hot, Input, Role
 from cftools.plans.values import Node, PlanServer
 from cftools.remote.transport import RemoteFault
 from cftools.state import seen
@@ -43,7 +45,7 @@ class HotFacts(NamedTuple):
 
     hits: dict[str, int]
     inputs: tuple[Input, ...] = ()
-    skipped: dict[str, int] = {}
+    skipped: Mapping[str, int] = MappingProxyType({})
 
 
 class Facts(NamedTuple):
@@ -69,7 +71,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        stream = Path(path).open("rb")
+        stream = Path(path).open("rb")  # noqa: SIM115 (only the opening is guarded)
     except OSError as fault:
         raise InputUnusable(path, f"cannot be read: {fault.strerror}") from fault
     with stream:
@@ -99,7 +101,7 @@ def combine(job: Job, files: Files, hot: HotFacts, taken: inventory.Inventory) -
         ignore_prefixes=tuple(job.config.ignore.prefixes),
         now=job.now(),
     )
-    return Facts(node, taken, files, hot, [*files.inputs, *hot.inputs], files.skipped | hot.skipped)
+    return Facts(node, taken, files, hot, [*files.inputs, *hot.inputs], files.skipped | dict(hot.skipped))
 
 
 def read_files(config: Config, given: str | None) -> Files:
@@ -175,23 +177,23 @@ def plan_servers(job: Job, taken: inventory.Inventory) -> tuple[PlanServer, ...]
     """The servers as planners see them. A remembered heartbeat that failed after the inventory makes a server dead."""
     remembered = seen.heartbeats(job.database)
     servers = []
-    for settings in [*job.sources, *job.destinations]:
-        row = taken.servers.get(settings.name) or Server(
-            settings.name, settings.role, settings.address, "unreachable", error="not in the inventory"
-        )
+    roles: list[tuple[Role, ServerSettings]] = [("source", one) for one in job.sources]
+    roles += [("destination", one) for one in job.destinations]
+    for role, settings in roles:
+        row = taken.servers.get(settings.name)
         last = remembered.get(settings.name)
-        listed = row.state == "ok"
+        listed = row is not None and row.state == "ok"
         servers.append(
             PlanServer(
                 name=settings.name,
-                role=settings.role,
+                role=role,
                 address=settings.address,
                 roots=settings.roots,
                 alive=listed and not (last and not last.heartbeat.ok and last.at > taken.at),
                 listed=listed,
-                total=row.total,
-                used=row.used,
-                available=row.available,
+                total=row.total if row else 0,
+                used=row.used if row else 0,
+                available=row.available if row else 0,
             )
         )
     return tuple(servers)
@@ -201,9 +203,7 @@ def check_heartbeats(job: Job, names: list[str] | None = None) -> list[Heartbeat
     """Asks these servers (all, without names) side by side and remembers the answers."""
     wanted = {one.name: one for one in [*job.sources, *job.destinations] if names is None or one.name in names}
     timeout = job.config.heartbeat.timeout
-    answers = job.fleet.each(
-        wanted, lambda transport: heartbeat.check(transport, wanted[transport.server], timeout)
-    )
+    answers = job.fleet.each(wanted, lambda transport: heartbeat.check(transport, wanted[transport.server], timeout))
     found = [answer for answer in answers.values() if not isinstance(answer, RemoteFault)]
     seen.remember_heartbeats(job.database, found, time.time())
     return found
@@ -223,4 +223,3 @@ def require_complete(facts: Facts) -> None:
     if said:
         path, _, fault = said[0].partition(": ")
         raise InputUnusable(path, fault, "nothing is deleted on its word; wait for the next one")
-

@@ -64,7 +64,10 @@ class Talk:
     """Where a job's talk goes, and the flag that ends it."""
 
     def __init__(
-        self, say: Callable[[str], None] = nothing, detail: Callable[[str], None] = nothing, stop: StopFlag | None = None
+        self,
+        say: Callable[[str], None] = nothing,
+        detail: Callable[[str], None] = nothing,
+        stop: StopFlag | None = None,
     ) -> None:
         self.say, self.detail, self.stop = say, detail, stop or StopFlag()
 

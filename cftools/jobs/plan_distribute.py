@@ -28,15 +28,14 @@ def run(job: Job, given: Given, limit: int | None) -> Iterator[Row]:
 def make(
     job: Job, facts: Facts, done: Sequence[Running], limit: int | None, unusable: frozenset[str] = frozenset()
 ) -> Plan[Copy]:
-    """Plans copies around what runs now in any process, around ``done`` (what this run has finished since the facts were
-    gathered), and without the sources in ``unusable``."""
+    """Plans copies around what runs now in any process, around ``done`` (what this run has finished since the facts
+    were gathered), and without the sources in ``unusable``."""
     running = [
         Running(task.copy.name, task.copy.size, task.copy.source, task.copy.destination, task.state)
         for task in tasks.unfinished(job.database)
         if task.state in ("ready", "working")
     ]
     keys = job.config.distribute
-    cooling = set(tasks.cooling(job.database, time.time()))
-    cooling |= {(source, destination.name) for source in unusable for destination in job.destinations}
-    policy = CopyPolicy(job.config.evict.target_percent, keys.spread, frozenset(cooling))
-    return plan_copies(facts.node, policy, [*running, *done], limit)
+    policy = CopyPolicy(job.config.evict.target_percent, keys.spread, tasks.cooling(job.database, time.time()))
+    busy = [Running("", 0, source, "", "working") for source in unusable]
+    return plan_copies(facts.node, policy, [*running, *done, *busy], limit)

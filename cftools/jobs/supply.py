@@ -17,17 +17,26 @@ from cftools.model.errors import InputUnusable
 from cftools.model.rows import Copy, Input
 from cftools.remote.transport import RemoteFault
 
-PLANNED_AHEAD = 8  # copies planned a source before the facts are looked at again
+PLANNED_AHEAD = 64  # copies planned a source before the facts are looked at again
 
 
 class Supply(Protocol):
     """Copies to carry out. ``tell_unstarted``: a copy that was not begun gets an outcome row."""
 
     tell_unstarted: bool
-    inputs: list[Input]
-    complete: bool
-    skipped: dict[str, int]
     refused: dict[str, int]
+
+    @property
+    def inputs(self) -> list[Input]:
+        """The files the facts came from."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether they were whole."""
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Their skipped lines by cause."""
 
     def more(self, couriers: Couriers) -> list[Copy]:
         """The next copies for couriers that have nothing to do."""
@@ -44,9 +53,7 @@ class FromPlan:
     def __init__(self, job: Job, path: str, allowed: list[str]) -> None:
         with opened(path) as stream:
             plan = pipe.read(stream, shown(path), [Copy])
-        self.inputs = plan.begin.inputs if plan.begin else []
-        self.complete = plan.end.complete
-        self.skipped: dict[str, int] = {}
+        self._plan = plan
         self.refused: dict[str, int] = {}
         rows = [row for row in plan.rows if isinstance(row, Copy)]
         for row in rows:
@@ -54,6 +61,21 @@ class FromPlan:
         self._rows = [row for row in rows if row.source in allowed]
         if len(rows) != len(self._rows):
             self.refused["other-source"] = len(rows) - len(self._rows)
+
+    @property
+    def inputs(self) -> list[Input]:
+        """See `Supply.inputs`."""
+        return self._plan.begin.inputs if self._plan.begin else []
+
+    @property
+    def complete(self) -> bool:
+        """See `Supply.complete`."""
+        return self._plan.end.complete
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """See `Supply.skipped`."""
+        return {}
 
     def more(self, couriers: Couriers) -> list[Copy]:
         """See `Supply.more`."""
@@ -84,7 +106,7 @@ def _check_row(job: Job, row: Copy, path: str) -> None:
 
 
 class Planned:
-    """Copies planned from the facts as they change: hot files at each plan, history and inventory when they are newer."""
+    """Copies planned from facts as they change: hot files at each plan, history and inventory when they are newer."""
 
     tell_unstarted = False
 
@@ -92,36 +114,41 @@ class Planned:
         self._job, self._given, self.allowed = job, given, allowed
         self._facts = facts or gather(job, given)
         self._signature = self._history_signature()
-        self._fresh = True
+        self._planned = False
         self._empty_at = -1  # how many copies had ended when the last plan was empty
         self.refused: dict[str, int] = {}
         self._sweep()
 
     @property
     def inputs(self) -> list[Input]:
-        """The files the facts came from."""
+        """See `Supply.inputs`."""
         return self._facts.inputs
 
     @property
     def complete(self) -> bool:
-        """Whether they were whole."""
+        """See `Supply.complete`."""
         return self._facts.complete
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Their skipped lines by cause."""
+        """See `Supply.skipped`."""
         return self._facts.skipped
 
     def more(self, couriers: Couriers) -> list[Copy]:
         """See `Supply.more`."""
-        if not self._fresh:
+        if self._planned:
             self._refresh(couriers)
-        self._fresh = False
         ended = couriers.ended
         plan = plan_distribute.make(
-            self._job, self._facts, couriers.settled_here, PLANNED_AHEAD * len(couriers.free_sources()), couriers.unusable()
+            self._job,
+            self._facts,
+            couriers.settled_here,
+            PLANNED_AHEAD * len(couriers.free_sources()),
+            couriers.unusable(),
         )
-        self.refused = plan.refused
+        if not self._planned:
+            self.refused = plan.refused  # later plans look only at what came up since
+        self._planned = True
         self._empty_at = -1 if plan.rows else ended
         return plan.rows
 

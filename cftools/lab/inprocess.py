@@ -26,6 +26,7 @@ except ImportError as missing:
 PIECE = 1 << 16
 PIPE_LIMIT = 1 << 18
 LOOK_SECONDS = 0.1  # how soon a client that went away is noticed while its command takes no input
+REAP_SECONDS = 0.01
 LONGEST_STOP = 10.0
 
 Result = TypeVar("Result")
@@ -253,6 +254,9 @@ async def _watch(channel: asyncssh.SSHServerChannel[bytes], transport: asyncio.S
             await asyncio.wait_for(channel.wait_closed(), LOOK_SECONDS)
     if transport.get_returncode() is None:
         kill_group(group)
+    # Closing it earlier would reap the command behind the back of asyncio's own watcher, which then complains.
+    while transport.get_returncode() is None:
+        await asyncio.sleep(REAP_SECONDS)
     transport.close()
 
 

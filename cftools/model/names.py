@@ -115,5 +115,3 @@ def unsafe(name: str) -> str:
     if parts[0].startswith(OWN_PREFIX):
         return "a name that cftools keeps for itself"
     return ""
-
-

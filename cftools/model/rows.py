@@ -17,7 +17,10 @@ Role = Literal["source", "destination"]
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One input of a stream. ``generation`` is the time its writer gave it (0 when it gives none), ``size`` bytes."""
+    """One input of a stream. ``size``: bytes.
+
+    ``generation``: the time its writer gave it, or else its mtime; epoch seconds, 0 when there is neither.
+    """
 
     path: str
     generation: int = 0

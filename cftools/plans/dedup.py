@@ -54,7 +54,7 @@ def _duplicates(files: pl.DataFrame, holders: pl.DataFrame) -> pl.DataFrame:
 def _with_keeper(node: Node, files: pl.DataFrame, holders: pl.DataFrame) -> pl.DataFrame:
     """The files with a column ``keeper``: the highest holder that is seen alive, or null."""
     copies = files.explode("holders", empty_as_null=True).rename({"holders": "holder"})
-    copies = copies.join(holders.filter("usable"), on="holder", how="inner")
+    copies = copies.join(holders, on="holder", how="inner")
     listed = known.of_servers(node.holdings, (server for server in node.destinations if server.usable))
     seen = copies.filter(known.found(copies, listed, "server", "size"))
     keepers = seen.group_by("file").agg(keeper=pl.col("holder").max())  # an Enum compares in its own order, not as text

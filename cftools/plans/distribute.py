@@ -19,8 +19,6 @@ from cftools.plans import known
 from cftools.plans.placement import Placement
 from cftools.plans.values import CopyPolicy, Node, Plan, PlanServer, Running
 
-__all__ = ["CopyPolicy", "Running", "plan_copies"]
-
 FIRST_PIECE = 50_000  # candidates looked up on the sources at once; each further piece is GROWTH times as large
 GROWTH = 4
 

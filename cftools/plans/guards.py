@@ -54,7 +54,10 @@ class GuardFacts(msgspec.Struct, frozen=True):
 
 
 class GuardLimits(msgspec.Struct, frozen=True):
-    """The limits: the keys of ``guards`` in the config, and ``max_age`` (seconds) of ``inputs``."""
+    """The limits: the keys of ``guards`` in the config, and ``max_age`` (seconds) of ``inputs``.
+
+    ``percent_from``: percents are looked at from that many files on; of three files one is always a third.
+    """
 
     max_deletes: int
     max_delete_bytes: float
@@ -142,7 +145,7 @@ def _inventory_shrink(_rows: Sequence[Delete], facts: GuardFacts, limits: GuardL
         if server.files < 0 or server.previous_files is None:
             continue
         lost = server.previous_files - server.files
-        if lost * 100 > limits.max_inventory_shrink_percent * server.previous_files:
+        if lost >= limits.percent_from and lost * 100 > limits.max_inventory_shrink_percent * server.previous_files:
             found = (
                 f"{server.name} had {server.previous_files:,} files and has {server.files:,},"
                 f" the limit is {limits.max_inventory_shrink_percent} % less"
@@ -152,7 +155,9 @@ def _inventory_shrink(_rows: Sequence[Delete], facts: GuardFacts, limits: GuardL
 
 def _history_shrink(_rows: Sequence[Delete], facts: GuardFacts, limits: GuardLimits) -> Faults:
     before, now = facts.previous_history_lines, facts.history_lines
-    if before is not None and (before - now) * 100 > limits.max_history_shrink_percent * before:
+    if before is None or before - now < limits.percent_from:
+        return
+    if (before - now) * 100 > limits.max_history_shrink_percent * before:
         found = (
             f"the history had {before:,} lines and has {now:,}, the limit is {limits.max_history_shrink_percent} % less"
         )

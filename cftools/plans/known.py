@@ -7,7 +7,7 @@ verified by the text itself, so that two names with one hash cannot be taken for
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import polars as pl
 
@@ -124,7 +124,7 @@ def not_on_origin(node: Node) -> str:
 
 
 def holder_servers(node: Node) -> pl.DataFrame:
-    """The configured destinations as holders: columns holder (as in ``files``), server (as in ``holdings``), usable."""
+    """The configured destinations as holders: columns holder (as in ``files``) and server (as in ``holdings``)."""
     kind = node.files.schema["holders"]
     holder = kind.inner if isinstance(kind, pl.List) else None
     addresses = list(holder.categories) if isinstance(holder, pl.Enum) else []
@@ -135,26 +135,24 @@ def holder_servers(node: Node) -> pl.DataFrame:
         {
             "holder": pl.Series([address for address, _ in pairs], dtype=holder),
             "server": pl.Series([server.name for _, server in pairs], dtype=node.holdings.schema["server"]),
-            "usable": pl.Series([server.usable for _, server in pairs], dtype=pl.Boolean),
         }
     )
 
 
-def still_there(node: Node, deletes: Sequence[rows.Delete]) -> list[rows.Delete]:
+def still_there(holdings: pl.DataFrame, listed: Collection[str], deletes: Sequence[rows.Delete]) -> list[rows.Delete]:
     """The rows that may delete something: all but those whose server was listed and has no such file.
 
     A stale history asks for the same deletions again; guards that counted those would refuse harmless plans.
+    ``listed``: names of servers whose listing in ``holdings`` is complete.
     """
-    listed = {server.name for server in node.servers if server.listed}
-    kind = node.holdings.schema["server"]
     judged = [row for row in deletes if row.server in listed]
     wanted = pl.DataFrame(
         {
             "name": pl.Series([row.name for row in judged], dtype=pl.String),
-            "server": pl.Series([row.server for row in judged], dtype=kind),
+            "server": pl.Series([row.server for row in judged], dtype=holdings.schema["server"]),
         }
     )
-    seen = iter(found(wanted, node.holdings, "server"))
+    seen = iter(found(wanted, holdings, "server"))
     return [row for row in deletes if row.server not in listed or next(seen)]
 
 

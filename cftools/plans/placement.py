@@ -87,7 +87,7 @@ class Placement:
         resting = self._resting[source]
         reach = bisect_right(self._by_room, (-size, len(self._room)))
         lost = sum(self._room[place] >= size and not self._receiving[place] for place in resting)
-        if reach - lost >= len(self._queue):
+        if reach - lost >= len(self._queue):  # the others of the wave feed one each, so one is left; no need to sort
             order = self._in_turn() if self._round_robin else (place for _, place in self._by_room)
             return next(
                 place

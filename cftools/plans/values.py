@@ -100,7 +100,11 @@ class CopyPolicy(msgspec.Struct, frozen=True):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A copy of an earlier plan that is not over: ``ready`` waits for its source, ``working`` is being made."""
+    """A copy of an earlier plan that is not over: ``ready`` waits for its source, ``working`` is being made.
+
+    Its name is not copied again, its bytes count on its destination, and its source and destination count as busy; any
+    of these may be empty, and then counts for nothing.
+    """
 
     name: str
     size: int

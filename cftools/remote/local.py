@@ -15,7 +15,9 @@ class LocalTransport:
     def __init__(self, server: str) -> None:
         self.server = server
 
-    def call(self, script: Script, stdin: bytes = b"", *, repeatable: bool = False, limit: float | None = None) -> Reply:
+    def call(
+        self, script: Script, stdin: bytes = b"", *, repeatable: bool = False, limit: float | None = None
+    ) -> Reply:
         """See `Transport.call`."""
         del repeatable  # nothing breaks on the way to a local shell
         try:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import paramiko
 
 from cftools.config.servers import ServerSettings
@@ -35,7 +36,9 @@ class SshTransport:
         self._jump: paramiko.SSHClient | None = None
         self._last_fault: tuple[float, RemoteFault] | None = None
 
-    def call(self, script: Script, stdin: bytes = b"", *, repeatable: bool = False, limit: float | None = None) -> Reply:
+    def call(
+        self, script: Script, stdin: bytes = b"", *, repeatable: bool = False, limit: float | None = None
+    ) -> Reply:
         """See `Transport.call`."""
         deadline = None if limit is None else time.monotonic() + limit
         try:
@@ -143,7 +146,7 @@ class SshTransport:
         hop, _, rest = jumps.rpartition(",")
         user, _, place = hop.rpartition("@")
         host, _, port = place.partition(":")
-        via = self._settings.through(host, int(port or 0), user)
+        via = msgspec.structs.replace(self._settings, address=host, port=int(port or 0), user=user, forward_agent=False)
         route = route_of(via)
         if rest:
             raise RemoteFault(self.server, "unreachable", "ProxyJump over more than one host is not supported")
@@ -306,7 +309,7 @@ def _feed(session: SshSession, stdin: bytes) -> None:
 def _text(fault: BaseException) -> str:
     """One line for people about a network fault."""
     if isinstance(fault, paramiko.ssh_exception.NoValidConnectionsError):
-        causes = {str(cause.strerror or cause) for cause in fault.errors.values()}
+        causes = {str(getattr(cause, "strerror", None) or cause) for cause in fault.errors.values()}
         return "; ".join(sorted(causes))
     if isinstance(fault, socket.timeout | TimeoutError):
         return "timed out"

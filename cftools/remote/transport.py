@@ -86,7 +86,9 @@ class Transport(Protocol):
 
     server: str
 
-    def call(self, script: Script, stdin: bytes = b"", *, repeatable: bool = False, limit: float | None = None) -> Reply:
+    def call(
+        self, script: Script, stdin: bytes = b"", *, repeatable: bool = False, limit: float | None = None
+    ) -> Reply:
         """Runs a script with this input and returns its answer.
 
         ``repeatable``: on a broken connection it is sent once more over a new one. ``limit``: seconds for all of it,
@@ -96,7 +98,7 @@ class Transport(Protocol):
     def open(self, script: Script, watch: Callable[[], None] = nothing) -> Session:
         """Starts a script whose streams the caller reads and writes. Raises RemoteFault.
 
-        ``watch`` is called again and again while the session waits, several times a second; what it raises ends the wait.
+        ``watch`` is called several times a second while the session waits; what it raises ends the wait.
         """
 
     def close(self) -> None:

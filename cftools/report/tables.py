@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-
 from cftools.config.units import show_size
 from cftools.model import names
 from cftools.model.rows import Begin, End, Row
@@ -124,5 +123,3 @@ def closing_lines(end: End | None) -> list[str]:
     if not end.complete:
         lines.append("incomplete: an input was not whole")
     return lines
-
-

@@ -42,7 +42,9 @@ class Database:
     def __enter__(self) -> Database:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -94,13 +96,17 @@ class Database:
     def _migrate(self) -> None:
         """Runs the numbered migrations this database has not seen, each in one transaction."""
         scripts = sorted(
-            (script for script in files("cftools.state").joinpath("migrations").iterdir() if script.name.endswith(".sql")),
+            (
+                script
+                for script in files("cftools.state").joinpath("migrations").iterdir()
+                if script.name.endswith(".sql")
+            ),
             key=lambda script: script.name,
         )
         newest = int(scripts[-1].name[:4])
         if self._version() > newest:
             raise StateUnusable(
-                f"{self.path}: state database has schema {self._version()}, this cftools knows {newest}; use the newer cftools"
+                f"{self.path}: the state has schema {self._version()}, this cftools knows {newest}; use a newer one"
             )
         for script in scripts:
             number = int(script.name[:4])

@@ -43,6 +43,7 @@ class Pair(NamedTuple):
     destination: str
 
 
+_FIELDS = ("id", "name", "size", "source", "source_path", "destination", "rank", "hits", "reason")
 _COLUMNS = "id, copy, name, size, source, source_path, destination, rank, hits, reason, state, coalesce(journal, 0)"
 
 
@@ -52,8 +53,11 @@ def _task(row: Sequence[object]) -> Task:
 
 
 def _copy(values: Sequence[object]) -> Copy:
-    fields = ("id", "name", "size", "source", "source_path", "destination", "rank", "hits", "reason")
-    return msgspec.convert(dict(zip(fields, values, strict=True)) | {"kind": "copy"}, Copy)
+    return msgspec.convert(dict(zip(_FIELDS, values, strict=True)) | {"kind": "copy"}, Copy)
+
+
+def _values(copy: Copy) -> tuple[object, ...]:
+    return tuple(getattr(copy, field) for field in _FIELDS)
 
 
 def unfinished(database: Database) -> list[Task]:
@@ -76,8 +80,7 @@ def accept(database: Database, run: int, copies: Sequence[Copy], now: float) -> 
             number = database.execute(
                 "INSERT INTO task (run, copy, name, size, source, source_path, destination, rank, hits, reason, state,"
                 " created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'ready', ?)",
-                (run, copy.id, copy.name, copy.size, copy.source, copy.source_path, copy.destination, copy.rank)
-                + (copy.hits, copy.reason, now),
+                (run, *_values(copy), now),
             )
             accepted.append(Task(number, copy, "ready"))
     return accepted
@@ -167,4 +170,4 @@ def warm_up(database: Database, pair: Pair) -> None:
 
 def cooling(database: Database, now: float) -> frozenset[tuple[str, str]]:
     """The pairs that rest now."""
-    return frozenset(database.rows("SELECT source, destination FROM cooldown WHERE until > ?", (now,)))  # type: ignore[arg-type]
+    return frozenset(database.rows("SELECT source, destination FROM cooldown WHERE until > ?", (now,)))

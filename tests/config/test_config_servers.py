@@ -1,0 +1,61 @@
+"""The servers of a config: their order, and what their own entries override."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cftools.config.load import load
+from cftools.config.servers import ServerSettings, servers
+
+TEXT = """\
+node: n
+inputs: {hitcount_history: h, grade_info: g}
+ssh: {user: vod, port: 22, identity: key, connect_timeout: 5s}
+sources:
+  - {name: src1, address: origin.example, roots: [/data2, /data3/], user: other, port: 2222, identity: own/key}
+destinations:
+  - {name: late, address: 10.0.0.10, root: /data, connect_timeout: 9s, known_hosts: ~/other}
+  - {name: early, address: 10.0.0.9, root: /data, capacity: 2TB, user: ''}
+servers:
+  - {name: img1, address: 10.0.0.1}
+distribute: {forward_agent: true}
+"""
+
+
+def of(tmp_path: Path, text: str = TEXT) -> dict[str, ServerSettings]:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return {server.name: server for server in servers(load(path))}
+
+
+def test_sources_come_first_then_destinations_by_number_then_others(tmp_path: Path) -> None:
+    found = of(tmp_path)
+    assert list(found) == ["src1", "early", "late", "img1"]
+    assert [server.role for server in found.values()] == ["source", "destination", "destination", "server"]
+
+
+def test_an_entry_overrides_the_ssh_section_key_by_key(tmp_path: Path) -> None:
+    found = of(tmp_path)
+    source, early, late = found["src1"], found["early"], found["late"]
+    assert (source.user, source.port, source.identity) == ("other", 2222, str(tmp_path / "own/key"))
+    assert (early.user, early.port, early.identity) == ("", 22, str(tmp_path / "key"))
+    assert (late.user, late.connect_timeout, late.known_hosts) == ("vod", 9.0, str(Path.home() / "other"))
+    assert (source.connect_timeout, source.response_timeout) == (5.0, 60.0)
+
+
+def test_roots_and_capacity_follow_the_role(tmp_path: Path) -> None:
+    found = of(tmp_path)
+    assert [server.roots for server in found.values()] == [("/data2", "/data3"), ("/data",), ("/data",), ()]
+    assert [server.capacity for server in found.values()] == [None, 2e12, None, None]
+
+
+def test_the_agent_goes_to_destinations_only_and_only_when_asked_for(tmp_path: Path) -> None:
+    assert [server.forward_agent for server in of(tmp_path).values()] == [False, True, True, False]
+    assert not any(server.forward_agent for server in of(tmp_path, TEXT.replace("true", "false")).values())
+
+
+def test_a_host_that_only_a_target_names_is_reached_by_that_name(tmp_path: Path) -> None:
+    text = TEXT.replace("servers:\n  - {name: img1, address: 10.0.0.1}\n", "")
+    found = of(tmp_path, text + "bulk_delete: {targets: {images: {servers: [img9, early], root: /images}}}\n")
+    assert list(found) == ["src1", "early", "late", "img9"]
+    assert (found["img9"].role, found["img9"].address, found["img9"].user) == ("server", "img9", "vod")

@@ -1,0 +1,30 @@
+"""Sites for the system tests, each on loopback addresses of its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from site_of_sshd import Site
+
+_numbers = itertools.count(1)
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[MakeSite]:
+    """Makes sites; their servers are killed at the end of the test."""
+    with ExitStack() as stack:
+
+        def make(**shape: int) -> Site:
+            worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+            number = next(_numbers)
+            site = Site(tmp_path / f"site{number}", f"127.{60 + worker}.{number % 250}", **shape)
+            stack.enter_context(site.servers)
+            return site
+
+        yield make
