@@ -158,7 +158,7 @@ def relay(ends: Ends, source_path: str, place: Place, mtime: int, arrived: int, 
     try:
         writer = ends.to_destination.open(receive, ends.watch)
         try:
-            _stream(reader, writer, arrived, limit, ends.progress)
+            _stream(reader, writer, arrived, limit, ends)
             sent = reader.wait()
             if sent.status != 0:
                 raise TransferFailed(f"the source stopped sending: {sent.complaint()}")
@@ -170,14 +170,15 @@ def relay(ends: Ends, source_path: str, place: Place, mtime: int, arrived: int, 
         reader.close()
 
 
-def _stream(reader: Session, writer: Session, arrived: int, limit: float | None, progress: Progress) -> None:
+def _stream(reader: Session, writer: Session, arrived: int, limit: float | None, ends: Ends) -> None:
     started = time.monotonic()
     moved = 0
     size = 1 << 18 if limit is None else max(1 << 12, min(1 << 18, int(limit / 8 / 10)))  # about ten pieces a second
     while piece := reader.read(size):
         writer.write(piece)
         moved += len(piece)
-        progress(arrived + moved)
+        ends.progress(arrived + moved)
+        ends.watch()  # the sessions call it only while they wait
         if limit is not None:
             ahead = moved * 8 / limit - (time.monotonic() - started)
             if ahead > 0:

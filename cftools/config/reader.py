@@ -54,7 +54,7 @@ class Reader:
 
     def refuse(self, node: yaml.Node, key: str, what: str) -> None:
         """Notes a fault at the node; what depends on ``key`` is not looked at any more."""
-        self.faults.append(Fault(tree.place_of(node), key, what))
+        self.faults.append(Fault(tree.place_of(node), key or "config", what))
         self._broken.add(key)
 
     def _section(self, section: type[SectionType], node: yaml.Node, key: str) -> SectionType:
@@ -222,6 +222,8 @@ def _alike(text: str, choices: Sequence[str]) -> str:
     from difflib import get_close_matches
 
     found = get_close_matches(text[:60].lower(), choices, n=1)
+    if not found and len(text) > 2:
+        found = [choice for choice in choices if choice.startswith(text.lower())]
     return f" (did you mean {found[0]}?)" if found else ""
 
 

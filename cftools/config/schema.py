@@ -145,7 +145,7 @@ class HeartbeatKeys(Section, frozen=True):
     """The short check of every server."""
 
     timeout: Annotated[float, Key("time a server has for the whole check", "duration", least=0.1)] = 5.0
-    max_age: Annotated[float, Key("a remembered result older than this is asked again", "duration")] = 60.0
+    max_age: Annotated[float, Key("a remembered failure older than this no longer counts", "duration")] = 60.0
     interval: Annotated[float, Key("how often servers with a running copy are checked", "duration", least=0.1)] = 10.0
 
 

@@ -120,7 +120,7 @@ def _pairs(left: pl.Series, right: pl.Series) -> _Pairs:
 
 
 def _by_key(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-    """Inner join by key in the order of ``left``, in several goes, as the table of one join of millions takes much memory."""
+    """Inner join by key in the order of ``left``, in several goes: one table for millions takes much memory."""
     goes = 1 + left.height // JOINED_AT_ONCE
     if goes == 1:
         return left.join(right, on="key", maintain_order="left").drop("key")
@@ -256,8 +256,9 @@ class _StreamReader:
         self.seen[str(row.__struct_config__.tag)] += 1
         if not isinstance(row, rows.File):
             return None
-        if max(row.rank, row.size, row.bitrate, row.registered, row.unknown_holders) > lines.LARGEST_NUMBER:
-            raise InputUnusable(self.path, "a number above 2^63 - 1", "correct the row", line=self.number)
+        numbers = (row.rank, row.size, row.bitrate, row.registered, row.unknown_holders)
+        if max(numbers) > lines.LARGEST_NUMBER or min(numbers) < -lines.LARGEST_NUMBER:
+            raise InputUnusable(self.path, "a number beyond 2^63 - 1", "correct the row", line=self.number)
         return row
 
     def _add(self, frame: pl.DataFrame) -> None:

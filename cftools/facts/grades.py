@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import polars as pl
 
 from cftools.facts import lines
@@ -27,8 +28,12 @@ class Part(NamedTuple):
 
 
 def read_grades(path: Path, chunk_bytes: int = lines.CHUNK_BYTES) -> lines.Reading[Part]:
-    """The lines of the grades in parts, see `ranked`. Raises InputUnusable when the file cannot be read."""
-    return lines.read_parts(path, header, parse, chunk_bytes)
+    """The lines of the grades in parts, see `ranked`. Raises InputUnusable when the file cannot be read.
+
+    The file says no generation, so its mtime stands for it: guards want to know how old the grades are.
+    """
+    reading = lines.read_parts(path, header, parse, chunk_bytes)
+    return reading._replace(input=msgspec.structs.replace(reading.input, generation=reading.mtime))
 
 
 def header(line: bytes) -> int | None:

@@ -35,11 +35,15 @@ Part = TypeVar("Part")
 
 
 class Reading(NamedTuple, Generic[Part]):
-    """What was read: one part a chunk, in order; ``skipped`` counts what the reading itself noticed, by cause."""
+    """What was read: one part a chunk, in order; ``skipped`` counts what the reading itself noticed, by cause.
+
+    ``mtime``: of the file when it was opened, epoch seconds.
+    """
 
     parts: list[Part]
     input: Input
     skipped: Counter[str]
+    mtime: int
 
 
 def read_parts(
@@ -67,8 +71,8 @@ def read_parts(
         after.st_size,
     ):
         reader.faults.append(CHANGED)
-    whole = Input(shown, reader.generation or int(before.st_mtime), size, not reader.faults, "; ".join(reader.faults))
-    return Reading(reader.parts, whole, reader.skipped)
+    whole = Input(shown, reader.generation, size, not reader.faults, "; ".join(reader.faults))
+    return Reading(reader.parts, whole, reader.skipped, int(before.st_mtime))
 
 
 class _Reader(Generic[Part]):

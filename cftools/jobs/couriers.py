@@ -9,13 +9,11 @@ from collections import Counter, deque
 from types import TracebackType
 
 from cftools.actions import copy as copying
-from cftools.facts import presence
 from cftools.jobs.gather import check_heartbeats
 from cftools.jobs.job import Job
 from cftools.model.errors import LockHeld
 from cftools.model.rows import Copy, Outcome
 from cftools.plans.values import Running
-from cftools.remote.transport import RemoteFault
 from cftools.state import tasks
 from cftools.state.locks import source_lock
 from cftools.state.tasks import Pair, Task
@@ -106,7 +104,6 @@ class Couriers:
     def _courier(self, source: str) -> None:
         try:
             with self._job.locks.hold(source_lock(source)):
-                self._settle_abandoned(source)
                 while task := self._next(source):
                     self._carry(task)
         except LockHeld as held:
@@ -152,8 +149,7 @@ class Couriers:
                 return
             self._working[row.id] = row
             result = copying.copy(self._tools, row, copying.Watch(self._why_stop(working)))
-            self._settle(working, result)
-            self._tell(working, result, started)
+            self._tell(working, self._settle(working, result), started)
         finally:
             with self._changed:
                 self._working.pop(row.id, None)
@@ -161,10 +157,12 @@ class Couriers:
                 self.ended += 1
                 self._changed.notify_all()
 
-    def _settle(self, task: Task, result: copying.Result) -> None:
+    def _settle(self, task: Task, result: copying.Result) -> copying.Result:
         row, now, keys = task.copy, time.time(), self._job.config.distribute
         pair = Pair(row.source, row.destination)
-        tasks.finish(self._job.database, task, result.task, result.detail, now)
+        mine = tasks.finish(self._job.database, task, result.task, result.detail, now)
+        if not mine and result.task == "cancelled":
+            result = result._replace(outcome="failed")  # released: one of its servers died
         if result.task == "done":
             tasks.warm_up(self._job.database, pair)
         if result.task in ("failed", "timeout") and result.outcome != "refused":
@@ -175,6 +173,7 @@ class Couriers:
                 self.settled_here.append(Running(row.name, row.size, "", row.destination, "ready"))
         if result.blame:
             self._check([result.blame])
+        return result
 
     def _tell(self, task: Task, result: copying.Result, started: float) -> None:
         row = task.copy
@@ -207,23 +206,6 @@ class Couriers:
             return ""
 
         return why
-
-    def _settle_abandoned(self, source: str) -> None:
-        """Ends the tasks of processes that died while they copied from this source, by looking at the destination."""
-        for task in tasks.abandoned(self._job.database, source):
-            row = task.copy
-            settings = self._job.fleet.servers.get(row.destination)
-            found = None
-            if settings is not None:
-                try:
-                    transport = self._job.fleet.transport(row.destination)
-                    found = presence.see(transport, settings.roots[0], [row.name]).get(row.name)
-                except RemoteFault:
-                    pass
-            if found and found.regular and found.size == row.size:
-                tasks.finish(self._job.database, task, "done", "its run died; the file is there", time.time())
-            else:
-                tasks.finish(self._job.database, task, "failed", "its run died; what arrived is kept", time.time())
 
     def _watch_servers(self) -> None:
         """Checks the servers of the copies under way; what a dead one was to do is released at once."""

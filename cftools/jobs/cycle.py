@@ -16,6 +16,7 @@ from cftools.jobs import dedup, deletion, distribute, evict, plan_distribute
 from cftools.jobs.deletion import Tally
 from cftools.jobs.gather import Facts, Given, check_heartbeats, gather, require_complete
 from cftools.jobs.job import Job
+from cftools.jobs.recovery import settle_dead_tasks
 from cftools.model.errors import GuardRefused, InputUnusable, LockHeld
 from cftools.model.rows import Delete, End, Outcome, Row
 from cftools.plans.values import Plan
@@ -57,6 +58,7 @@ def run(job: Job, options: Options) -> Iterator[Row]:
             taken += gone
         facts = without(facts, taken)
         if options.apply:
+            settle_dead_tasks(job, [source.name for source in job.sources])
             supply = distribute.supply_from_facts(job, facts)
             yield from tally.count(distribute.carry_out(job, supply, supply.allowed, options.seconds))
             left = supply.refused

@@ -12,6 +12,7 @@ from cftools.jobs.couriers import Couriers
 from cftools.jobs.deletion import Tally
 from cftools.jobs.gather import Facts, Given
 from cftools.jobs.job import Job
+from cftools.jobs.recovery import settle_dead_tasks
 from cftools.jobs.supply import FromPlan, Planned, Supply
 from cftools.model.errors import LockHeld, UsageFault
 from cftools.model.rows import Copy, End, Outcome, Row
@@ -40,6 +41,7 @@ def run(job: Job, options: Options) -> Iterator[Row]:
     options.given.check(options.plan)
     allowed = _allowed(job, options.sources)
     _require_a_free_source(job, allowed)
+    settle_dead_tasks(job, allowed)
     if options.plan is not None:
         supply: Supply = FromPlan(job, options.plan, allowed)
     else:
@@ -57,7 +59,6 @@ def carry_out(job: Job, supply: Supply, allowed: list[str], seconds: float | Non
         stack.enter_context(job.stop.step())  # a signal ends the copies in order, then this block
         # Held as long as this process lives: it tells others that the ready tasks of this run are no orphans.
         stack.enter_context(job.locks.hold(run_lock(job.run), remove=True))
-        tasks.drop_ready(job.database, _runs_alive(job), time.time())
         deadline = None if seconds is None else time.monotonic() + seconds
         couriers = stack.enter_context(Couriers(job, allowed, deadline, tell_unstarted=supply.tell_unstarted))
         while True:
@@ -91,8 +92,3 @@ def _require_a_free_source(job: Job, allowed: list[str]) -> None:
     holders = [job.locks.holder(source_lock(name)) for name in allowed]
     if all(holders) and holders[0]:
         raise LockHeld(*holders[0])
-
-
-def _runs_alive(job: Job) -> list[int]:
-    prefix = run_lock("")
-    return [int(holder.lock[len(prefix) :]) for holder in job.locks.held() if holder.lock.startswith(prefix)]

@@ -175,13 +175,13 @@ def read_inventory(job: Job, given: str | None) -> inventory.Inventory:
 
 def plan_servers(job: Job, taken: inventory.Inventory) -> tuple[PlanServer, ...]:
     """The servers as planners see them. A remembered heartbeat that failed after the inventory makes a server dead."""
-    remembered = seen.heartbeats(job.database)
+    oldest = max(taken.at, time.time() - job.config.heartbeat.max_age)
+    dead = {name for name, last in seen.heartbeats(job.database).items() if not last.heartbeat.ok and last.at > oldest}
     servers = []
     roles: list[tuple[Role, ServerSettings]] = [("source", one) for one in job.sources]
     roles += [("destination", one) for one in job.destinations]
     for role, settings in roles:
         row = taken.servers.get(settings.name)
-        last = remembered.get(settings.name)
         listed = row is not None and row.state == "ok"
         servers.append(
             PlanServer(
@@ -189,7 +189,7 @@ def plan_servers(job: Job, taken: inventory.Inventory) -> tuple[PlanServer, ...]
                 role=role,
                 address=settings.address,
                 roots=settings.roots,
-                alive=listed and not (last and not last.heartbeat.ok and last.at > taken.at),
+                alive=listed and settings.name not in dead,
                 listed=listed,
                 total=row.total if row else 0,
                 used=row.used if row else 0,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from cftools.jobs.gather import Facts, Given, gather
 from cftools.jobs.job import Job
+from cftools.jobs.recovery import live_tasks
 from cftools.model.rows import Copy, End, Row
 from cftools.plans.distribute import plan_copies
 from cftools.plans.values import CopyPolicy, Plan, Running
@@ -32,7 +33,7 @@ def make(
     were gathered), and without the sources in ``unusable``."""
     running = [
         Running(task.copy.name, task.copy.size, task.copy.source, task.copy.destination, task.state)
-        for task in tasks.unfinished(job.database)
+        for task in live_tasks(job)
         if task.state in ("ready", "working")
     ]
     keys = job.config.distribute

@@ -25,6 +25,8 @@ START_SECONDS = 10.0
 POLL_SECONDS = 0.01
 SEPARATION = Path("/run/sshd")  # sshd started by root insists on this empty folder
 MARK = "CFTOOLS_LAB_SERVER"
+# SHLVL: a bash that sshd starts reads the user's ~/.bashrc unless it believes to be started by another shell; what
+# stands in there must not decide how long a command of the lab takes.
 
 CONFIG = """\
 ListenAddress {address}
@@ -44,7 +46,7 @@ MaxStartups 200
 MaxSessions 100
 LoginGraceTime 30
 LogLevel ERROR
-SetEnv {mark}={token}
+SetEnv {mark}={token} SHLVL=9
 """
 
 

@@ -34,7 +34,7 @@ _JSON_NEEDS_MARKS = re.compile(rb"\\u(?:[dD][cC]|[fF]7)[89a-fA-F]|\xef[\x9e\x9f]
 
 def text_from_bytes(raw: bytes) -> str:
     """The text form of ``raw``: one name, or a whole buffer of names with ASCII separators."""
-    if not (b"\xef\x9e" in raw or b"\xef\x9f" in raw):
+    if b"\xef" not in raw or not (b"\xef\x9e" in raw or b"\xef\x9f" in raw):
         try:
             return raw.decode()
         except UnicodeDecodeError:
@@ -63,7 +63,7 @@ def bytes_from_text(text: str) -> bytes:
 
 def json_from_marks(encoded: bytes) -> bytes:
     """Encoded JSON whose names are in text form, with each marked byte rewritten as ``\\udcXX``."""
-    if not (b"\xef\x9e" in encoded or b"\xef\x9f" in encoded):
+    if b"\xef" not in encoded or not (b"\xef\x9e" in encoded or b"\xef\x9f" in encoded):
         return encoded
     return _MARK_BYTES.sub(lambda found: b"\\udc%02x" % (ord(found.group().decode()) - MARK), encoded)
 

@@ -19,7 +19,7 @@ Role = Literal["source", "destination"]
 class Input(msgspec.Struct, frozen=True):
     """One input of a stream. ``size``: bytes.
 
-    ``generation``: the time its writer gave it, or else its mtime; epoch seconds, 0 when there is neither.
+    ``generation``: the time its writer gave it, for grades their mtime; epoch seconds, 0 when there is none.
     """
 
     path: str

@@ -28,9 +28,10 @@ JOURNAL_STATES: dict[TaskState, Literal["done", "failed", "skipped"]] = {
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One copy under way. ``journal`` is its journal row, 0 before it starts."""
+    """One copy under way in a run. ``journal`` is its journal row, 0 before it starts."""
 
     id: int
+    run: int
     copy: Copy
     state: TaskState
     journal: int = 0
@@ -44,12 +45,16 @@ class Pair(NamedTuple):
 
 
 _FIELDS = ("id", "name", "size", "source", "source_path", "destination", "rank", "hits", "reason")
-_COLUMNS = "id, copy, name, size, source, source_path, destination, rank, hits, reason, state, coalesce(journal, 0)"
+_COLUMNS = (
+    "id, run, copy, name, size, source, source_path, destination, rank, hits, reason, state, coalesce(journal, 0)"
+)
 
 
 def _task(row: Sequence[object]) -> Task:
-    number, *copy, state, journal_row = row
-    return msgspec.convert({"id": number, "copy": _copy(copy), "state": state, "journal": journal_row}, Task)
+    number, run, *copy, state, journal_row = row
+    return msgspec.convert(
+        {"id": number, "run": run, "copy": _copy(copy), "state": state, "journal": journal_row}, Task
+    )
 
 
 def _copy(values: Sequence[object]) -> Copy:
@@ -82,7 +87,7 @@ def accept(database: Database, run: int, copies: Sequence[Copy], now: float) -> 
                 " created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'ready', ?)",
                 (run, *_values(copy), now),
             )
-            accepted.append(Task(number, copy, "ready"))
+            accepted.append(Task(number, run, copy, "ready"))
     return accepted
 
 
@@ -98,7 +103,7 @@ def start(database: Database, run: int, task: Task, now: float) -> Task | None:
             return None
         number = journal.intend_copy(database, run, task.copy, now)
         database.execute("UPDATE task SET journal = ? WHERE id = ?", (number, task.id))
-    return Task(task.id, task.copy, "working", number)
+    return Task(task.id, run, task.copy, "working", number)
 
 
 def finish(database: Database, task: Task, state: TaskState, detail: str, now: float) -> bool:
@@ -129,8 +134,8 @@ def release(database: Database, servers: Sequence[str], detail: str, now: float)
     return [task for task in released if finish(database, task, "cancelled", detail, now)]
 
 
-def abandoned(database: Database, source: str) -> list[Task]:
-    """The working tasks of a source; call it holding the source's lock, where they are those of dead processes."""
+def working_of(database: Database, source: str) -> list[Task]:
+    """The working tasks of a source; for whoever holds the source's lock they are those of dead processes."""
     return [task for task in unfinished(database) if task.state == "working" and task.copy.source == source]
 
 

@@ -18,6 +18,7 @@ from cftools.config import render
 from cftools.config.fields import fields, meaning
 from cftools.config.load import load
 from cftools.config.schema import Config, Section
+from cftools.model.errors import ConfigFaults
 
 EXAMPLE = Path(__file__).parents[2] / "conf" / "cftools.example.yaml"
 
@@ -128,7 +129,7 @@ def test_the_json_schema_refuses_what_loading_refuses(key: str, value: object, t
     assert list(faults(schema, given, schema)) != []
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(given))
-    with pytest.raises(Exception, match=key):
+    with pytest.raises(ConfigFaults, match=key):
         load(path)
 
 

@@ -171,6 +171,5 @@ def test_an_override_that_is_no_guard_lists_the_guards() -> None:
 
 
 def test_percents_of_a_handful_of_files_are_not_judged() -> None:
-    few = msgspec.structs.replace(FACTS, servers=(GuardedServer("dst1", 1, previous_files=10),))
-    assert broken(ROW, few) == []
-    assert broken(ROW, msgspec.structs.replace(FACTS, servers=(GuardedServer("dst1", 0, previous_files=10),))) != []
+    assert broken(deletes(1), servers=(GuardedServer("dst1", 1, previous_files=10, marker=True),)) == []
+    assert broken(deletes(1), servers=(GuardedServer("dst1", 0, previous_files=10, marker=True),)) != []

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from site_of_sshd import Site
+from site_of_sshd import MakeSite, Site
 
 _numbers = itertools.count(1)
-MakeSite = Callable[..., Site]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,9 @@ class Site:
         self.output = done.stdout
         assert b"Traceback" not in done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+MakeSite = Callable[..., Site]
 
 
 def kinds(rows: list[Row], kind: str) -> list[Row]:

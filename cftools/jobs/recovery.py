@@ -1,0 +1,58 @@
+"""What processes that died left behind: tasks nobody works on any more."""
+
+from __future__ import annotations
+
+import time
+
+from cftools.facts import presence
+from cftools.jobs.job import Job
+from cftools.model.errors import LockHeld
+from cftools.remote.transport import RemoteFault
+from cftools.state import tasks
+from cftools.state.locks import run_lock, source_lock
+from cftools.state.tasks import Task
+
+
+def live_tasks(job: Job) -> list[Task]:
+    """The unfinished tasks that a living process works on, or will."""
+    held = {holder.lock for holder in job.locks.held()}
+    return [
+        task
+        for task in tasks.unfinished(job.database)
+        if (source_lock(task.copy.source) if task.state == "working" else run_lock(task.run)) in held
+    ]
+
+
+def settle_dead_tasks(job: Job, sources: list[str]) -> None:
+    """Ends the tasks of dead processes: ready ones, and the working ones of these sources by looking at their
+    destinations. A source whose lock is held is alive and left alone."""
+    tasks.drop_ready(job.database, _runs_alive(job), time.time())
+    for source in sources:
+        if not tasks.working_of(job.database, source):
+            continue
+        try:
+            with job.locks.hold(source_lock(source)):
+                for task in tasks.working_of(job.database, source):
+                    _settle(job, task)
+        except LockHeld:
+            continue
+
+
+def _settle(job: Job, task: Task) -> None:
+    row = task.copy
+    settings = job.fleet.servers.get(row.destination)
+    found = None
+    if settings is not None:
+        try:
+            found = presence.see(job.fleet.transport(row.destination), settings.roots[0], [row.name]).get(row.name)
+        except RemoteFault as fault:
+            job.detail(f"whether {row.destination} got {row.name} cannot be seen: {fault.detail}")
+    if found and found.regular and found.size == row.size:
+        tasks.finish(job.database, task, "done", "its run died; the file is there", time.time())
+    else:
+        tasks.finish(job.database, task, "failed", "its run died; what arrived is kept", time.time())
+
+
+def _runs_alive(job: Job) -> list[int]:
+    prefix = run_lock("")
+    return [int(holder.lock[len(prefix) :]) for holder in job.locks.held() if holder.lock.startswith(prefix)]
