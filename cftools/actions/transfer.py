@@ -116,7 +116,7 @@ def pull(ends: Ends, source_path: str, place: Place, policy: Distribute) -> None
     arguments = (place.root.encode(), place.part, place.base, folder, *(word.encode() for word in words))
     if path.rpartition(b"/")[2] != place.base:
         raise TransferFailed("the source file has another last part of its name than the copy")
-    session = ends.to_destination.open(Script("pull", PULL, arguments), ends.watch)
+    session = ends.to_destination.open(Script("pull", PULL, arguments, policy.forward_agent), ends.watch)
     try:
         _follow(session, ends.progress)
     finally:

@@ -72,6 +72,19 @@ def opened_job(context: typer.Context, command: str, at: float | None = None) ->
         yield job
 
 
+@contextmanager
+def unless_busy(context: typer.Context, if_free: bool) -> Iterator[None]:
+    """With --if-free a job that finds its lock held ends quietly; its run is noted all the same."""
+    from cftools.model.errors import LockHeld
+
+    try:
+        yield
+    except LockHeld as held:
+        if not if_free:
+            raise
+        settings_of(context).detail(str(held))
+
+
 def show(context: typer.Context, rows: Iterable[Row]) -> None:
     """Writes a job's rows in the asked format; ends the command with 1 when one of its items failed."""
     from cftools.cli.output import Writer

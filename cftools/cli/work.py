@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cftools.cli.settings import duration, moment, opened_job, show
+from cftools.cli.settings import duration, moment, opened_job, show, unless_busy
 
 if TYPE_CHECKING:
     from cftools.jobs.gather import Given
@@ -30,6 +30,9 @@ APPLY = Annotated[bool, typer.Option("--apply", help="Do it. Without this nothin
 OVERRIDE = Annotated[
     list[str] | None,
     typer.Option("--override", metavar="GUARD", help="Pass over this guard in this run; may be given again."),
+]
+IF_FREE = Annotated[
+    bool, typer.Option("--if-free", help="When the same job runs already, end quietly with 0 instead of 75 (for cron).")
 ]
 FOR = Annotated[
     str | None,
@@ -77,6 +80,7 @@ def distribute(
     ] = None,
     seconds: FOR = None,
     source: Annotated[list[str] | None, typer.Option(help="Only copies from this source; may be given again.")] = None,
+    if_free: IF_FREE = False,
     files: FILES = None,
     hot: HOT = None,
     inventory: INVENTORY = None,
@@ -88,7 +92,7 @@ def distribute(
     from cftools.jobs import distribute as job
 
     limit = duration("--for", seconds)
-    with opened_job(context, "distribute") as opened:
+    with unless_busy(context, if_free), opened_job(context, "distribute") as opened:
         options = job.Options(_given(files, hot, inventory), plan, limit, tuple(source or ()))
         show(context, job.run(opened, options))
 
@@ -100,6 +104,7 @@ def dedup(
     ] = None,
     apply: APPLY = False,
     override: OVERRIDE = None,
+    if_free: IF_FREE = False,
     files: FILES = None,
     hot: HOT = None,
     inventory: INVENTORY = None,
@@ -112,7 +117,7 @@ def dedup(
     from cftools.jobs import dedup as job
     from cftools.jobs.deletion import Options
 
-    with opened_job(context, "dedup", moment(at)) as opened:
+    with unless_busy(context, if_free), opened_job(context, "dedup", moment(at)) as opened:
         show(context, job.run(opened, Options(_given(files, hot, inventory), plan, apply, tuple(override or ()))))
 
 
@@ -123,6 +128,7 @@ def evict(
     ] = None,
     apply: APPLY = False,
     override: OVERRIDE = None,
+    if_free: IF_FREE = False,
     files: FILES = None,
     hot: HOT = None,
     inventory: INVENTORY = None,
@@ -135,7 +141,7 @@ def evict(
     from cftools.jobs import evict as job
     from cftools.jobs.deletion import Options
 
-    with opened_job(context, "evict", moment(at)) as opened:
+    with unless_busy(context, if_free), opened_job(context, "evict", moment(at)) as opened:
         show(context, job.run(opened, Options(_given(files, hot, inventory), plan, apply, tuple(override or ()))))
 
 
@@ -144,6 +150,7 @@ def cycle(
     apply: APPLY = False,
     seconds: FOR = None,
     override: OVERRIDE = None,
+    if_free: IF_FREE = False,
     at: AT = None,
 ) -> None:
     """Run the main job in one process: heartbeat, inventory, dedup, evict, plan-distribute, distribute.
@@ -153,5 +160,5 @@ def cycle(
     from cftools.jobs import cycle as job
 
     limit = duration("--for", seconds)
-    with opened_job(context, "cycle", moment(at)) as opened:
+    with unless_busy(context, if_free), opened_job(context, "cycle", moment(at)) as opened:
         show(context, job.run(opened, job.Options(apply, limit, tuple(override or ()))))

@@ -16,8 +16,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     """One server: its entry in the config, completed from the ``ssh`` section.
 
     ``roots`` are absolute folders without a slash at the end (none for a server that is neither source nor
-    destination), ``capacity`` bytes or None for what df says, the timeouts seconds. ``forward_agent`` asks for the
-    manager's SSH agent in sessions on this server. An empty ``user``, ``identity`` or port 0 leaves it to ssh_config.
+    destination), ``capacity`` bytes or None for what df says, the timeouts seconds. An empty ``user``
+    or ``identity``, or port 0, leaves it to ssh_config.
     """
 
     name: str
@@ -32,7 +32,6 @@ class ServerSettings(msgspec.Struct, frozen=True):
     config_file: str = ""
     connect_timeout: float = 5.0
     response_timeout: float = 60.0
-    forward_agent: bool = False
 
 
 def servers(config: Config) -> list[ServerSettings]:
@@ -71,7 +70,6 @@ def settings_of(entry: SourceEntry | DestinationEntry | ServerEntry, config: Con
         config_file=ssh.config_file,
         connect_timeout=_or(entry.connect_timeout, ssh.connect_timeout),
         response_timeout=_or(entry.response_timeout, ssh.response_timeout),
-        forward_agent=config.distribute.forward_agent and role == "destination",
     )
 
 

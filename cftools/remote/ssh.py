@@ -64,7 +64,7 @@ class SshTransport:
                 raise EOFError("connection closed")
             channel = transport.open_session(timeout=limit, window_size=WINDOW)
             channel.settimeout(POLL_SECONDS)
-            if self._settings.forward_agent:
+            if script.with_agent:
                 paramiko.agent.AgentRequestHandler(channel)
             channel.exec_command(script.command())
         except (paramiko.SSHException, EOFError, OSError) as fault:
@@ -146,7 +146,7 @@ class SshTransport:
         hop, _, rest = jumps.rpartition(",")
         user, _, place = hop.rpartition("@")
         host, _, port = place.partition(":")
-        via = msgspec.structs.replace(self._settings, address=host, port=int(port or 0), user=user, forward_agent=False)
+        via = msgspec.structs.replace(self._settings, address=host, port=int(port or 0), user=user)
         route = route_of(via)
         if rest:
             raise RemoteFault(self.server, "unreachable", "ProxyJump over more than one host is not supported")
@@ -286,7 +286,7 @@ def _login(settings: ServerSettings, route: dict[str, Any], limit: float, gate: 
             banner_timeout=limit,
             auth_timeout=limit,
             channel_timeout=limit,
-            allow_agent=not settings.identity or settings.forward_agent,
+            allow_agent=not settings.identity,
             look_for_keys=not settings.identity,
             sock=gate,
         )

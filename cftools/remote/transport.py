@@ -27,11 +27,15 @@ class RemoteFault(Exception):
 
 
 class Script(NamedTuple):
-    """A POSIX shell text and its arguments. ``verb`` names it in messages and in the process list of the server."""
+    """A POSIX shell text and its arguments. ``verb`` names it in messages and in the process list of the server.
+
+    ``with_agent``: it may use the manager's SSH agent.
+    """
 
     verb: str
     text: str
     arguments: tuple[bytes, ...] = ()
+    with_agent: bool = False
 
     def command(self) -> bytes:
         """The command line for a login shell: everything but the words ``sh -c`` is quoted."""

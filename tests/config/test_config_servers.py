@@ -18,7 +18,6 @@ destinations:
   - {name: early, address: 10.0.0.9, root: /data, capacity: 2TB, user: ''}
 servers:
   - {name: img1, address: 10.0.0.1}
-distribute: {forward_agent: true}
 """
 
 
@@ -48,10 +47,6 @@ def test_roots_and_capacity_follow_the_role(tmp_path: Path) -> None:
     assert [server.roots for server in found.values()] == [("/data2", "/data3"), ("/data",), ("/data",), ()]
     assert [server.capacity for server in found.values()] == [None, 2e12, None, None]
 
-
-def test_the_agent_goes_to_destinations_only_and_only_when_asked_for(tmp_path: Path) -> None:
-    assert [server.forward_agent for server in of(tmp_path).values()] == [False, True, True, False]
-    assert not any(server.forward_agent for server in of(tmp_path, TEXT.replace("true", "false")).values())
 
 
 def test_a_host_that_only_a_target_names_is_reached_by_that_name(tmp_path: Path) -> None:
