@@ -47,7 +47,7 @@ def decode(line: bytes, path: str, number: int) -> Row:
     """The row in one line. Raises InputUnusable that names ``path`` and line ``number`` for anything else."""
     try:
         return _decoder.decode(names.marks_from_json(line))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
         found = _KIND.search(line)
         if found and found.group(1).decode(errors="replace") not in KINDS:
             raise InputUnusable(

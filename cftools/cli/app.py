@@ -32,13 +32,13 @@ def main(
         typer.Option(
             "--config",
             "-c",
-            help="Config file [default: $CFTOOLS_CONFIG, conf/cftools.yaml, /etc/cftools/cftools.yaml].",
+            help="Config file (default: $CFTOOLS_CONFIG, conf/cftools.yaml, /etc/cftools/cftools.yaml).",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
     output: Annotated[
-        str, typer.Option("--format", help="ndjson, table or csv [default: table on a terminal, else ndjson].")
+        str, typer.Option("--format", help="ndjson, table or csv (default: table on a terminal, else ndjson).")
     ] = "",
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:

@@ -24,8 +24,8 @@ def add_to(app: typer.Typer) -> None:
 
 def parse_history(
     context: typer.Context,
-    history: Annotated[Path | None, typer.Option(help="The history [default: inputs.hitcount_history].")] = None,
-    grades: Annotated[Path | None, typer.Option(help="The grades [default: inputs.grade_info].")] = None,
+    history: Annotated[Path | None, typer.Option(help="The history (default: inputs.hitcount_history).")] = None,
+    grades: Annotated[Path | None, typer.Option(help="The grades (default: inputs.grade_info).")] = None,
 ) -> None:
     """Join the hit-count history with the grades: one `file` row a file, best rank first.
 
@@ -50,13 +50,13 @@ def hot_files(
     context: typer.Context,
     at: AT = None,
     window: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="How far back [default: hot_files.window].")
+        str | None, typer.Option(metavar="DURATION", help="How far back (default: hot_files.window).")
     ] = None,
     min_hits: Annotated[
-        int | None, typer.Option(min=1, help="Hits that make a file hot [default: hot_files.min_hits].")
+        int | None, typer.Option(min=1, help="Hits that make a file hot (default: hot_files.min_hits).")
     ] = None,
     log_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the event logs [default: inputs.event_log_dir].")
+        Path | None, typer.Option(help="Folder of the event logs (default: inputs.event_log_dir).")
     ] = None,
 ) -> None:
     """Count hits in the load balancer's event logs: one `hot` row a hot file, most hits first.

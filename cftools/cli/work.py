@@ -17,14 +17,14 @@ AT = Annotated[
 FILES = Annotated[
     str | None,
     typer.Option(
-        "--files", metavar="FILE", help="`file` rows of parse-history; - is stdin [default: read the inputs]."
+        "--files", metavar="FILE", help="`file` rows of parse-history; - is stdin (default: read the inputs)."
     ),
 ]
 HOT = Annotated[
-    str | None, typer.Option("--hot", metavar="FILE", help="`hot` rows of hot-files [default: read the logs].")
+    str | None, typer.Option("--hot", metavar="FILE", help="`hot` rows of hot-files (default: read the logs).")
 ]
 INVENTORY = Annotated[
-    str | None, typer.Option("--inventory", metavar="FILE", help="Rows of inventory [default: list the servers].")
+    str | None, typer.Option("--inventory", metavar="FILE", help="Rows of inventory (default: list the servers).")
 ]
 APPLY = Annotated[bool, typer.Option("--apply", help="Do it. Without this nothing is changed anywhere.")]
 OVERRIDE = Annotated[

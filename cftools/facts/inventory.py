@@ -44,10 +44,10 @@ for root in "$@"; do
   printf 'R%s\0' "$index"; index=$((index + 1))
   if ! cd -- "$root" 2>/dev/null; then printf 'X%s: not a folder that can be entered\0' "$root"; continue; fi
   if [ -n "$marker" ]; then if [ -e "$marker" ]; then printf 'M1\0'; else printf 'M0\0'; fi; fi
-  disk=$(df -B1 --output=size,used,avail . | tail -n 1) && device=$(stat -c %d .) ||
+  disk=$(df -B1 --output=size,used,avail .) && device=$(stat -c %d .) ||
     { printf 'X%s: df failed\0' "$root"; continue; }
-  set -- $disk
-  printf 'D%s %s %s %s\0' "$device" "$1" "$2" "$3"
+  set -- $disk  # three words of heading, then the numbers
+  printf 'D%s %s %s %s\0' "$device" "$4" "$5" "$6"
   counted=$({ { find . -ignore_readdir_race -path ./lost+found -prune -o -type f \
       \( -path './.cftools-part-*/*' -printf 'P%s %T@ %P\0' -o -path './.cftools-*' \
          -o -printf 'F%s %T@ %P\0' -fprintf /dev/fd/3 x \) >&5
@@ -110,6 +110,13 @@ def look(transport: Transport, settings: ServerSettings, marker: str, all_names:
 
 def parse(reply: Reply, settings: ServerSettings, all_names: list[str]) -> Listing:
     """The listing in a reply. Raises _Incomplete when the reply does not prove that it is whole."""
+    try:
+        return _parse(reply, settings, all_names)
+    except (ValueError, IndexError) as fault:  # a number that is none, a root too many
+        raise _Incomplete(f"the listing cannot be understood: {fault}") from fault
+
+
+def _parse(reply: Reply, settings: ServerSettings, all_names: list[str]) -> Listing:
     if not reply.out.endswith(b".\0") or reply.status != 0:
         raise _Incomplete(
             f"the listing was cut off ({reply.complaint()})" if reply.status else "the listing was cut off"
@@ -118,30 +125,34 @@ def parse(reply: Reply, settings: ServerSettings, all_names: list[str]) -> Listi
     records = records.with_columns(kind=pl.col("record").str.slice(0, 1), text=pl.col("record").str.slice(1))
     others = records.with_row_index().filter(~pl.col("kind").is_in(["F", ""])).select("index", "kind", "text")
     disks: dict[str, tuple[int, int, int]] = {}
+    measured = -1  # the root whose disk came last
     marks: list[str] = []
     partials: list[Partial] = []
     frames: list[pl.DataFrame] = []
-    root, start, after, counted = -1, 0, 0, True
+    root, start, counted = -1, 0, True
     for place, kind, text in others.iter_rows():
         if kind in "R." and not counted:
             raise _Incomplete(f"root {settings.roots[root]} was not listed to its end")
-        if kind == "R":
-            root, start, after, counted = int(text), place + 1, 0, False
+        if kind == "R" and int(text) == len(frames):
+            root, start, counted = len(frames), place + 1, False
         elif kind == "X":
             raise _Incomplete(text)
         elif kind == "M":
             marks.append(text)
         elif kind == "D":
             device, *numbers = text.split(" ")
-            disks[device] = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
+            size, used, available = map(int, numbers)
+            disks[device], measured = (size, used, available), root
         elif kind == "P":
-            size, mtime, path = text.split(" ", 2)
-            partials.append(Partial(path, int(size), int(float(mtime))))
-        elif kind == "C":
-            after, counted = place, True
-            found = records.slice(start, after - start).filter(pl.col("kind") == "F")
+            length, mtime, path = text.split(" ", 2)
+            partials.append(Partial(path, int(length), int(float(mtime))))
+        elif kind == "C" and not counted and measured == root:
+            counted = True
+            found = records.slice(start, place - start).filter(pl.col("kind") == "F")
             _check_count(text, found.height, settings.roots[root], reply)
             frames.append(_holdings(found, settings.name, root, all_names))
+        elif kind != ".":  # what a login shell's start-up files print, for one
+            raise _Incomplete(f"the listing cannot be understood: {(kind + text)[:80]!r}")
     if len(frames) != len(settings.roots):
         raise _Incomplete(f"{len(frames)} of {len(settings.roots)} roots were listed")
     holdings = pl.concat(frames)

@@ -47,14 +47,18 @@ def _stdin(file_names: Sequence[str]) -> bytes:
 def see(transport: Transport, root: str, file_names: Sequence[str]) -> dict[str, Seen]:
     """Looks at each name below ``root``; the ones that are there. Raises RemoteFault when the answer is not whole."""
     reply = transport.call(Script("stat", STAT, (root.encode(),)), _stdin(file_names), repeatable=True)
-    if reply.status != 0 or not reply.out.endswith(b".\0"):
+    # A record may end in a dot too: the closing one stands alone.
+    if reply.status != 0 or not (b"\0" + reply.out).endswith(b"\0.\0"):
         raise RemoteFault(transport.server, "broken", f"stat below {root}: {reply.complaint()}")
-    found = {}
-    for record in reply.out[:-2].split(b"\0")[:-1]:
-        mode, size, mtime, path = record.split(b" ", 3)
-        regular = int(mode, 16) & 0xF000 == 0x8000
-        found[names.text_from_bytes(path[2:])] = Seen(regular, int(size), int(mtime))
-    return found
+    try:
+        return dict(_seen(record) for record in reply.out[:-2].split(b"\0")[:-1])
+    except ValueError as fault:  # a login shell's start-up files may print what they like
+        raise RemoteFault(transport.server, "broken", f"stat below {root}: the answer cannot be understood") from fault
+
+
+def _seen(record: bytes) -> tuple[str, Seen]:
+    mode, size, mtime, path = record.split(b" ", 3)
+    return names.text_from_bytes(path[2:]), Seen(int(mode, 16) & 0xF000 == 0x8000, int(size), int(mtime))
 
 
 def gone(transport: Transport, root: str, file_names: Sequence[str]) -> dict[str, bool | None]:

@@ -35,7 +35,7 @@ def run(job: Job, options: Options) -> Iterator[Row]:
 
     Raises, after everything else was done, what kept deletions from being made.
     """
-    tally = Tally()
+    tally = Tally("delete", "copy", *(["outcome"] if options.apply else []))
     faults: list[GuardRefused | InputUnusable | LockHeld] = []
     refused: dict[str, int] = {}
     with deletion.only_one(job, "cycle", apply=options.apply):

@@ -57,7 +57,7 @@ def run(job: Job, options: Options, kind: Kind) -> Iterator[Row]:
     Raises InputUnusable when history or grades are incomplete, GuardRefused, LockHeld.
     """
     options.given.check(options.plan)
-    tally = Tally()
+    tally = Tally("delete", *(["outcome"] if options.apply else []))
     with only_one(job, kind.command, apply=options.apply):
         if options.plan is not None:
             rows, ground = read_plan(job, options, kind.reason)
@@ -230,8 +230,9 @@ Counted = TypeVar("Counted", bound=Copy | Delete | Outcome)
 class Tally:
     """Counts rows for the `end` row."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+    def __init__(self, *kinds: str) -> None:
+        """``kinds``: the kinds of rows that may come; they stand in the counts even when none does."""
+        self.counts: Counter[str] = Counter(dict.fromkeys(kinds, 0))
 
     def count(self, rows: Iterable[Counted]) -> Iterator[Counted]:
         """The rows, counted: plans by kind, with the bytes they are about; outcomes by verb and state."""

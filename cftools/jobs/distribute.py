@@ -47,7 +47,7 @@ def run(job: Job, options: Options) -> Iterator[Row]:
     else:
         supply = Planned(job, options.given, allowed)
     yield job.begin(supply.inputs)
-    tally = Tally()
+    tally = Tally("copy", "outcome")
     yield from tally.count(carry_out(job, supply, allowed, options.seconds))
     yield End(job.command, supply.complete, dict(tally.counts), supply.skipped, supply.refused)
 

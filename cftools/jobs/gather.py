@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from cftools import pipe
 from cftools.config.schema import Config
 from cftools.config.servers import ServerSettings
-from cftools.facts import event_log, heartbeat, inventory
+from cftools.facts import heartbeat, inventory
+from cftools.jobs.hits import count_hot
 from cftools.jobs.job import Job, nothing
 from cftools.model.errors import InputUnusable, Unreachable, UsageFault
 from cftools.model.rows import Heartbeat, Hot, Input, Role
@@ -133,22 +134,6 @@ def read_hot(config: Config, given: str | None, at: float, detail: Callable[[str
         detail(f"no event log {path}; its part of the window was not counted")
     skipped = {f"event_log_{cause}": count for cause, count in found.skipped.items()}
     return HotFacts({row.name: row.hits for row in found.rows}, found.inputs, skipped)
-
-
-def count_hot(config: Config, at: float) -> event_log.HotFiles:
-    """Counts hits in the event logs as the config says."""
-    keys = config.hot_files
-    if keys is None:
-        raise UsageFault("the config has no hot_files section; add one to tell which addresses' hits count")
-    if not config.inputs.event_log_dir:
-        raise UsageFault("the config has no inputs.event_log_dir; add it, or take hot_files out")
-    settings = event_log.HotSettings(
-        tuple(keys.served_by), keys.min_hits, keys.window, keys.slack, tuple(config.ignore.prefixes)
-    )
-    inputs = config.inputs
-    return event_log.read_hot_files(
-        Path(inputs.event_log_dir), inputs.event_log_name, inputs.event_log_timezone, at, settings
-    )
 
 
 def read_inventory(job: Job, given: str | None) -> inventory.Inventory:

@@ -11,7 +11,7 @@ import msgspec
 
 from cftools import __version__
 from cftools.config.schema import Config
-from cftools.jobs.gather import count_hot
+from cftools.jobs.hits import count_hot
 from cftools.model.errors import UsageFault
 from cftools.model.rows import Begin, End, Row
 

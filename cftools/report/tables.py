@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from cftools.config.units import show_size
 from cftools.model import names
@@ -12,6 +12,7 @@ from cftools.model.rows import Begin, End, Row
 
 RICH_ROWS = 400  # rich lays out every cell twice; beyond this tabulate is ten times as fast
 NUMBERS = frozenset({"rank", "size", "hits", "milliseconds", "files", "total", "used", "available", "used_percent"})
+LONG = frozenset({"name", "detail", "error", "holders", "reason", "file", "its part", "what happened", "for instance"})
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("rank", "name", "size", "holders", "unknown_holders"),
     "hot": ("hits", "name", "first", "last"),
@@ -104,7 +105,8 @@ def show_rich(title: str, columns: tuple[str, ...], cells: list[list[str]]) -> N
 
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="right" if column in NUMBERS else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
+        table.add_column(column.replace("_", " "), justify=justify, overflow="fold", no_wrap=column not in LONG)
     for row in cells:
         table.add_row(*(Text(value, style=COLOURS.get(value, "")) for value in row))
     console = Console()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -32,12 +33,16 @@ class Database:
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._migrate()
         except (sqlite3.Error, OSError) as fault:
             raise self._unusable(fault) from fault
+        try:
+            self._prepare()
+        except sqlite3.Error as fault:
+            self.close()
+            raise self._unusable(fault) from fault
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Database:
         return self
@@ -92,6 +97,21 @@ class Database:
 
     def _unusable(self, fault: Exception) -> StateUnusable:
         return StateUnusable(f"{self.path}: state database unusable: {fault}; nothing is deleted without it")
+
+    def _prepare(self) -> None:
+        # SQLite does not wait for the lock that the change to WAL takes: two that open a fresh file at once collide.
+        given_up = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as fault:
+                if fault.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > given_up:
+                    raise
+                time.sleep(0.02)
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        self._migrate()
 
     def _migrate(self) -> None:
         """Runs the numbered migrations this database has not seen, each in one transaction."""

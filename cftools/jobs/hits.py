@@ -1,0 +1,25 @@
+"""Hits of the node's files. Light to import: `hot-files` runs every minute and needs neither servers nor state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cftools.config.schema import Config
+from cftools.facts import event_log
+from cftools.model.errors import UsageFault
+
+
+def count_hot(config: Config, at: float) -> event_log.HotFiles:
+    """Counts hits in the event logs as the config says, as of ``at``. Raises UsageFault when it names no logs."""
+    keys = config.hot_files
+    if keys is None:
+        raise UsageFault("the config has no hot_files section; add one to tell which addresses' hits count")
+    if not config.inputs.event_log_dir:
+        raise UsageFault("the config has no inputs.event_log_dir; add it, or take hot_files out")
+    settings = event_log.HotSettings(
+        tuple(keys.served_by), keys.min_hits, keys.window, keys.slack, tuple(config.ignore.prefixes)
+    )
+    inputs = config.inputs
+    return event_log.read_hot_files(
+        Path(inputs.event_log_dir), inputs.event_log_name, inputs.event_log_timezone, at, settings
+    )

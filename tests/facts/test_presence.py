@@ -1,0 +1,97 @@
+"""Looking at named files: what is seen is there, what is gone is proven, and half an answer is none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from local_node import CONTENT, ODD, SIZE, Wire, cut, put, text
+
+from cftools.facts import presence
+from cftools.facts.presence import Seen
+from cftools.remote.transport import RemoteFault, Reply, Script
+
+NAMES = [text(name) for name in ODD]
+
+
+def test_files_of_any_name_are_seen_with_size_and_time(tmp_path: Path) -> None:
+    for name in ODD:
+        os.utime(put(tmp_path, name), (1, 1_500_000_000))
+    assert presence.see(Wire("src1"), str(tmp_path), NAMES) == dict.fromkeys(NAMES, Seen(True, SIZE, 1_500_000_000))
+    assert presence.gone(Wire("src1"), str(tmp_path), NAMES) == dict.fromkeys(NAMES, False)
+
+
+def test_nothing_is_seen_that_is_not_there_and_it_is_gone_for_certain(tmp_path: Path) -> None:
+    assert presence.see(Wire("src1"), str(tmp_path), NAMES) == {}
+    assert presence.gone(Wire("src1"), str(tmp_path), NAMES) == dict.fromkeys(NAMES, True)
+    assert presence.see(Wire("src1"), str(tmp_path), []) == {}
+    assert presence.gone(Wire("src1"), str(tmp_path), []) == {}
+
+
+def test_what_is_no_regular_file_is_told_apart_and_is_not_gone(tmp_path: Path) -> None:
+    put(tmp_path, b"a.mpg")
+    (tmp_path / "link").symlink_to("a.mpg")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    names = ["a.mpg", "link", "dangling", "folder", "fifo"]
+    seen = presence.see(Wire("src1"), str(tmp_path), names)
+    assert {name: seen[name].regular for name in names} == {name: name == "a.mpg" for name in names}
+    assert presence.gone(Wire("src1"), str(tmp_path), names) == dict.fromkeys(names, False)
+
+
+def test_whether_a_file_below_no_folder_is_gone_cannot_be_told_when_a_file_is_in_the_way(tmp_path: Path) -> None:
+    put(tmp_path, b"file", CONTENT).chmod(0o600)
+    assert presence.gone(Wire("src1"), str(tmp_path), ["file/a.mpg", "none/a.mpg"]) == {
+        "file/a.mpg": None,
+        "none/a.mpg": True,
+    }
+
+
+def test_more_names_than_one_command_line_holds_are_all_answered(tmp_path: Path) -> None:
+    names = [f"{number:05}" + "x" * 200 for number in range(1200)]
+    for name in names[::2]:
+        put(tmp_path, name, b"")
+    assert set(presence.see(Wire("src1"), str(tmp_path), names)) == set(names[::2])
+    gone = presence.gone(Wire("src1"), str(tmp_path), names)
+    assert [gone[name] for name in names] == [False, True] * 600
+
+
+def test_an_answer_cut_off_at_any_byte_is_broken(tmp_path: Path) -> None:
+    names = ["a.", ".", "b\n.", "..c"]
+    for name in ("a.", "b\n.", "..c"):
+        put(tmp_path, name)
+    wire = Wire("src1")
+    whole = {"stat": 0, "look": 0}
+
+    def measure(script: Script, reply: Reply) -> Reply:
+        whole[script.verb] = len(reply.out)
+        return reply
+
+    wire.after = measure
+    presence.see(wire, str(tmp_path), names)
+    presence.gone(wire, str(tmp_path), names)
+    assert min(whole.values()) > 4
+    for look, length in [(presence.see, whole["stat"]), (presence.gone, whole["look"])]:
+        for shorter in range(length):
+            wire.after = cut(shorter)
+            with pytest.raises(RemoteFault) as fault:
+                look(wire, str(tmp_path), names)
+            assert fault.value.kind == "broken", shorter
+
+
+def test_a_root_that_cannot_be_entered_proves_nothing(tmp_path: Path) -> None:
+    for look in (presence.see, presence.gone):
+        with pytest.raises(RemoteFault):
+            look(Wire("src1"), str(tmp_path / "unmounted"), ["a.mpg"])
+
+
+def test_what_a_login_shell_prints_ahead_makes_an_answer_broken(tmp_path: Path) -> None:
+    put(tmp_path, b"a.mpg")
+    wire = Wire("src1")
+    wire.after = lambda _, reply: reply._replace(out=b"Welcome to src1\n" + reply.out)
+    for look in (presence.see, presence.gone):
+        with pytest.raises(RemoteFault) as fault:
+            look(wire, str(tmp_path), ["a.mpg"])
+        assert fault.value.kind == "broken"
