@@ -106,7 +106,6 @@ def dedup(
     override: OVERRIDE = None,
     if_free: IF_FREE = False,
     files: FILES = None,
-    hot: HOT = None,
     inventory: INVENTORY = None,
     at: AT = None,
 ) -> None:
@@ -118,7 +117,7 @@ def dedup(
     from cftools.jobs.deletion import Options
 
     with unless_busy(context, if_free), opened_job(context, "dedup", moment(at)) as opened:
-        show(context, job.run(opened, Options(_given(files, hot, inventory), plan, apply, tuple(override or ()))))
+        show(context, job.run(opened, Options(_given(files, None, inventory), plan, apply, tuple(override or ()))))
 
 
 def evict(

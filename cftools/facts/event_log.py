@@ -30,8 +30,6 @@ SHRANK = "became shorter while it was read"
 REMEDY = "check inputs.event_log_dir, inputs.event_log_name and --at"
 EAST, WEST = timedelta(hours=14), timedelta(hours=12)  # the zones furthest from UTC
 
-_LINE_ENDS_WITHIN = window.LONGEST_LINE // 2  # every long line holds a whole aligned block of this many bytes
-
 
 class HotSettings(NamedTuple):
     """What makes a file hot. ``window`` and ``slack`` (how far lines may be out of order) are seconds."""
@@ -273,5 +271,5 @@ def _last_time(chunk: bytes) -> int | None:
 
 
 def _may_hold_long(chunk: bytes) -> bool:
-    step = _LINE_ENDS_WITHIN
+    step = window.LONGEST_LINE // 2  # a long line holds a whole block of this many bytes without a newline
     return any(chunk.find(b"\n", begin, begin + step) < 0 for begin in range(0, len(chunk), step))

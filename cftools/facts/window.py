@@ -22,7 +22,7 @@ LONGEST_LINE = 64 * 1024  # bytes before the newline, a carriage return included
 PROBE_BYTES = 4 * 1024
 BISECT_UNTIL = 16 * 1024  # bytes; a shorter stretch is read rather than halved again
 FIRST_CHUNK = 128 * 1024  # more than LONGEST_LINE, so that a chunk without a newline is part of a long line
-LARGEST_CHUNK = 512 * 1024  # small enough for the processor's cache
+LARGEST_CHUNK = 256 * 1024  # small enough for the processor's cache
 
 _TIMED = re.compile(rb"[^,\n]*,[^,\n]*,([0-9]{1,19}),")
 

@@ -14,7 +14,7 @@ from cftools.plans.values import Plan
 
 def run(job: Job, options: deletion.Options) -> Iterator[Row]:
     """See `cftools.jobs.deletion.run`."""
-    return deletion.run(job, options, deletion.Kind("dedup", "duplicate", make))
+    return deletion.run(job, options, deletion.Kind("dedup", "duplicate", make, wants_hot=False))
 
 
 def make(job: Job, facts: Facts) -> Plan[Delete]:

@@ -44,11 +44,12 @@ class Ground(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One way to delete: the command, the reason of its rows, and its planner."""
+    """One way to delete: the command, the reason of its rows, its planner, and whether that asks for hot files."""
 
     command: str
     reason: Reason
     make: Callable[[Job, Facts], Plan[Delete]]
+    wants_hot: bool
 
 
 def run(job: Job, options: Options, kind: Kind) -> Iterator[Row]:
@@ -65,7 +66,7 @@ def run(job: Job, options: Options, kind: Kind) -> Iterator[Row]:
             refused: dict[str, int] = {}
             yield job.begin(list(ground.inputs))
         else:
-            facts = gather(job, options.given)
+            facts = gather(job, options.given, wants_hot=kind.wants_hot)
             require_complete(facts)
             plan = kind.make(job, facts)
             rows, ground, skipped, refused = plan.rows, ground_of(facts), facts.skipped, plan.refused

@@ -15,7 +15,7 @@ from cftools.state import journal
 
 def run(job: Job, options: deletion.Options) -> Iterator[Row]:
     """See `cftools.jobs.deletion.run`."""
-    return deletion.run(job, options, deletion.Kind("evict", "disk", make))
+    return deletion.run(job, options, deletion.Kind("evict", "disk", make, wants_hot=True))
 
 
 def make(job: Job, facts: Facts, taken: Sequence[Delete] = ()) -> Plan[Delete]:

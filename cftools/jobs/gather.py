@@ -84,10 +84,13 @@ def shown(path: str) -> str:
     return "stdin" if path == STDIN else path
 
 
-def gather(job: Job, given: Given) -> Facts:
-    """Reads all facts of the node. Raises InputUnusable, and Unreachable when no source or no destination answered."""
+def gather(job: Job, given: Given, *, wants_hot: bool = True) -> Facts:
+    """Reads all facts of the node; the event logs only for a planner that ``wants_hot`` files.
+
+    Raises InputUnusable, and Unreachable when no source or no destination answered.
+    """
     files = read_files(job.config, given.files)
-    hot = read_hot(job.config, given.hot, job.now(), job.detail)
+    hot = read_hot(job.config, given.hot, job.now(), job.detail) if wants_hot else HotFacts({})
     taken = read_inventory(job, given.inventory)
     return combine(job, files, hot, taken)
 
