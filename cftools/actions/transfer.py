@@ -79,7 +79,7 @@ exec 3<&0
 """
     + _TICK
     + r"""
-{ head -c "$2" -- "$file" | sha256sum; } & worker=$!
+{ exec 4>&1; { head -c "$2" -- "$file" || printf 'unreadable\n' >&4; } | sha256sum; } & worker=$!
 """
     + _WATCHED
     + _END

@@ -17,7 +17,7 @@ from cftools.facts import heartbeat, inventory
 from cftools.jobs.hits import count_hot
 from cftools.jobs.job import Job, nothing
 from cftools.model.errors import InputUnusable, Unreachable, UsageFault
-from cftools.model.rows import Heartbeat, Hot, Input, Role
+from cftools.model.rows import Heartbeat, Hot, Input, Role, Server
 from cftools.plans.values import Node, PlanServer
 from cftools.remote.transport import RemoteFault
 from cftools.state import seen
@@ -181,10 +181,15 @@ def plan_servers(job: Job, taken: inventory.Inventory) -> tuple[PlanServer, ...]
                 listed=listed,
                 total=row.total if row else 0,
                 used=row.used if row else 0,
-                available=row.available if row else 0,
+                available=_available(settings, row) if row else 0,
             )
         )
     return tuple(servers)
+
+
+def _available(settings: ServerSettings, row: Server) -> int:
+    """Bytes free; below zero when more stands there than the configured capacity, for percents refer to that."""
+    return row.available if settings.capacity is None else row.total - row.used
 
 
 def check_heartbeats(job: Job, names: list[str] | None = None) -> list[Heartbeat]:

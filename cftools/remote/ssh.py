@@ -9,17 +9,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import paramiko
 
 from cftools.config.servers import ServerSettings
-from cftools.remote.transport import RemoteFault, Reply, Script, nothing
+from cftools.remote.transport import POLL_SECONDS, Patience, RemoteFault, Reply, Script, exchange, nothing
 
 KEEPALIVE_SECONDS = 15
 RETRY_SECONDS = 5.0  # a server that refused a connection is not asked again by this process for so long
-POLL_SECONDS = 0.25
 WINDOW = 8 << 20
 
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # its faults come back as exceptions; nothing to stderr
@@ -47,7 +46,12 @@ class SshTransport:
             if not repeatable or fault.kind != "broken":
                 raise
             self.close()
-            return self._call(script, stdin, deadline)
+            try:
+                return self._call(script, stdin, deadline)
+            except RemoteFault as again:
+                if again.nothing_was_done:  # but the first time something may have been
+                    raise fault from again
+                raise
 
     def open(self, script: Script, watch: Callable[[], None] = nothing) -> SshSession:
         """See `Transport.open`."""
@@ -81,25 +85,8 @@ class SshTransport:
             self._client = self._jump = None
 
     def _call(self, script: Script, stdin: bytes, deadline: float | None) -> Reply:
-        session = self._open(script, deadline, nothing)
-        feeder = None
-        try:
-            if len(stdin) > 1 << 15:  # more than the server may take before it answers: feed it while reading
-                feeder = threading.Thread(target=_feed, args=(session, stdin), daemon=True)
-                feeder.start()
-            else:
-                session.write(stdin)
-                session.close_input()
-            reply = session.wait()
-        except RemoteFault:
-            # A channel of a connection that hangs would hang too; a new call gets a new connection.
-            self.close()
-            raise
-        finally:
-            session.close()
-            if feeder:
-                feeder.join(timeout=5)
-        return reply
+        # A channel of a connection that hangs would hang too; after a fault a new call gets a new connection.
+        return exchange(self._open(script, deadline, nothing), stdin, self.close)
 
     def _connected(self, deadline: float | None) -> paramiko.SSHClient:
         with self._turn:
@@ -137,6 +124,11 @@ class SshTransport:
             if "not found in known_hosts" in str(fault):
                 detail = f"unknown host key; add it to {self._settings.known_hosts} after checking it"
                 raise RemoteFault(self.server, "refused", detail) from fault
+            if "No authentication methods available" in str(fault):
+                detail = "login refused: there is no key to log in with; set ssh.identity"
+                raise RemoteFault(self.server, "refused", detail) from fault
+            if "No existing session" in str(fault):  # paramiko's word for a handshake that did not end
+                raise RemoteFault(self.server, "unreachable", f"no SSH answer in {limit:.3g} s") from fault
             raise RemoteFault(self.server, "unreachable", _text(fault)) from fault
         except (OSError, EOFError) as fault:
             raise RemoteFault(self.server, "unreachable", _text(fault)) from fault
@@ -150,6 +142,8 @@ class SshTransport:
         route = route_of(via)
         if rest:
             raise RemoteFault(self.server, "unreachable", "ProxyJump over more than one host is not supported")
+        if self._jump is not None:
+            self._jump.close()
         self._jump = _login(via, route, limit, None)
         transport = self._jump.get_transport()
         if transport is None:
@@ -158,14 +152,6 @@ class SshTransport:
         return transport.open_channel(
             "direct-tcpip", (target["hostname"], int(target["port"])), ("127.0.0.1", 0), timeout=limit
         )
-
-
-class Patience(NamedTuple):
-    """How long a session waits: seconds of silence, a monotonic deadline or None, and who may end the wait."""
-
-    silence: float
-    deadline: float | None
-    watch: Callable[[], None]
 
 
 class SshSession:
@@ -185,11 +171,12 @@ class SshSession:
             try:
                 data = self._channel.recv(size)
             except TimeoutError:
-                self._check_silence()
+                self._patience.check(self.server, self._heard)
                 continue
             except OSError as fault:
                 raise RemoteFault(self.server, "broken", _text(fault)) from fault
             self._heard = time.monotonic()
+            self._patience.check_deadline(self.server)
             return data
 
     def write(self, data: bytes) -> None:
@@ -199,12 +186,13 @@ class SshSession:
             try:
                 sent = self._channel.send(view[: 1 << 18].tobytes())
             except TimeoutError:
-                self._check_silence()
+                self._patience.check(self.server, self._heard)
                 continue
             except OSError as fault:
                 raise RemoteFault(self.server, "broken", _text(fault)) from fault
             view = view[sent:]
             self._heard = time.monotonic()
+            self._patience.check_deadline(self.server)
 
     def close_input(self) -> None:
         """See `Session.close_input`."""
@@ -221,7 +209,8 @@ class SshSession:
         while not self._channel.status_event.wait(POLL_SECONDS):
             if self._channel.closed:
                 break
-            self._check_silence()
+            self._drain_errors()
+            self._patience.check(self.server, self._heard)
         self._drain_errors()
         # -1: the channel closed without a status, so the connection ended under the script, or a signal ended it.
         if self._channel.exit_status == -1:
@@ -239,14 +228,6 @@ class SshSession:
             if len(self._errors) < 1 << 20:
                 self._errors += piece
 
-    def _check_silence(self) -> None:
-        self._patience.watch()
-        now = time.monotonic()
-        if self._patience.deadline is not None and now >= self._patience.deadline:
-            raise RemoteFault(self.server, "silent", "no answer in time")
-        if now - self._heard >= self._patience.silence:
-            raise RemoteFault(self.server, "silent", f"no answer for {self._patience.silence:g} s")
-
 
 def route_of(settings: ServerSettings) -> dict[str, Any]:
     """Where and as whom to log in: the config's words first, then ssh_config's, then the defaults of ssh."""
@@ -259,8 +240,8 @@ def route_of(settings: ServerSettings) -> dict[str, Any]:
     found.setdefault("hostname", settings.address)
     found["port"] = settings.port or int(found.get("port", 22))
     found["user"] = settings.user or found.get("user") or None
-    if settings.identity:
-        found["identityfile"] = [settings.identity]
+    # Like ssh, pass over keys that ssh_config names and that are not there.
+    found["identityfile"] = [name for name in found.get("identityfile", []) if Path(name).expanduser().is_file()]
     for word in ("proxyjump", "proxycommand"):
         if found.get(word, "").lower() == "none":
             del found[word]
@@ -272,6 +253,7 @@ def _proxy_command(route: dict[str, Any]) -> paramiko.ProxyCommand | None:
 
 
 def _login(settings: ServerSettings, route: dict[str, Any], limit: float, gate: Any) -> paramiko.SSHClient:
+    key = _identity(settings)
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     if Path(settings.known_hosts).is_file():
@@ -281,13 +263,14 @@ def _login(settings: ServerSettings, route: dict[str, Any], limit: float, gate: 
             route["hostname"],
             port=route["port"],
             username=route["user"],
-            key_filename=route.get("identityfile"),
+            pkey=key,
+            key_filename=None if key else route["identityfile"],
             timeout=limit,
             banner_timeout=limit,
             auth_timeout=limit,
             channel_timeout=limit,
-            allow_agent=not settings.identity,
-            look_for_keys=not settings.identity,
+            allow_agent=key is None,
+            look_for_keys=key is None,
             sock=gate,
         )
     except BaseException:
@@ -299,11 +282,19 @@ def _login(settings: ServerSettings, route: dict[str, Any], limit: float, gate: 
     return client
 
 
-def _feed(session: SshSession, stdin: bytes) -> None:
-    # A fault here shows in the reading thread too: the channel is closed, or stays silent.
-    with suppress(RemoteFault):
-        session.write(stdin)
-        session.close_input()
+def _identity(settings: ServerSettings) -> paramiko.PKey | None:
+    """The configured key. Raises RemoteFault when it cannot be used."""
+    if not settings.identity:
+        return None
+    try:
+        return paramiko.PKey.from_path(settings.identity)
+    except OSError as fault:
+        why = fault.strerror or "cannot be read"
+    except TypeError:
+        why = "locked with a passphrase; load it into an SSH agent and leave ssh.identity out"
+    except Exception:  # whatever the parsers of its many formats raise
+        why = "no private key of a kind that can be used"
+    raise RemoteFault(settings.name, "refused", f"login refused: {settings.identity}: {why}")
 
 
 def _text(fault: BaseException) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
+
+POLL_SECONDS = 0.25  # how often a wait is looked after
+SMALL = 1 << 15  # bytes of stdin that every way takes before the script reads any
 
 FaultKind = Literal["unreachable", "refused", "broken", "silent"]
 
@@ -83,6 +89,52 @@ class Session(Protocol):
 
 def nothing() -> None:
     """The watch of a session that nobody may end."""
+
+
+class Patience(NamedTuple):
+    """How long a session waits: seconds of silence, a monotonic deadline or None, and who may end the wait."""
+
+    silence: float
+    deadline: float | None = None
+    watch: Callable[[], None] = nothing
+
+    def check(self, server: str, heard: float) -> None:
+        """Called while nothing comes. ``heard``: the monotonic time of the last sign of life. Raises RemoteFault."""
+        self.watch()
+        self.check_deadline(server)
+        if time.monotonic() - heard >= self.silence:
+            raise RemoteFault(server, "silent", f"no answer for {self.silence:g} s")
+
+    def check_deadline(self, server: str) -> None:
+        """Raises RemoteFault when the time for all of it is over, however much comes."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise RemoteFault(server, "silent", "no answer in time")
+
+
+def exchange(session: Session, stdin: bytes, give_up: Callable[[], None] = nothing) -> Reply:
+    """Sends all of stdin, waits for the end and closes the session. ``give_up`` is called first when that fails."""
+    feeder = None
+    try:
+        if len(stdin) <= SMALL:
+            _feed(session, stdin)
+        else:  # the script may not take more before its own output is read
+            feeder = threading.Thread(target=_feed, args=(session, stdin), daemon=True)
+            feeder.start()
+        return session.wait()
+    except RemoteFault:
+        give_up()
+        raise
+    finally:
+        session.close()
+        if feeder:
+            feeder.join(timeout=5)
+
+
+def _feed(session: Session, stdin: bytes) -> None:
+    # A script may end without reading its input. A true fault shows to whoever waits for the answer, too.
+    with suppress(RemoteFault):
+        session.write(stdin)
+        session.close_input()
 
 
 class Transport(Protocol):

@@ -115,7 +115,7 @@ class Locks:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                holder = self._read(name, handle)
+                holder = self._read(name, handle) if _exclusive(handle) else Holder(name, "", "", 0, "")
                 unnamed = not holder.pid and time.monotonic() < given_up
                 if not unnamed and (wait is None or wait[0]()):
                     os.close(handle)
@@ -141,3 +141,13 @@ class Locks:
             return Holder(name, str(body["command"]), str(body["host"]), int(body["pid"]), str(body["since"]))
         except (ValueError, KeyError, TypeError):
             return Holder(name, "", "", 0, "")
+
+
+def _exclusive(handle: int) -> bool:
+    """Whether somebody holds the lock, and does not only look; the body may still be that of a killed holder."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    return False

@@ -188,7 +188,7 @@ class LocalNode:
 
     def journal(self) -> list[tuple[str, str, str, str]]:
         """Server, name, state and detail of each journal row."""
-        return self.database.rows("SELECT server, name, state, detail FROM journal ORDER BY id")  # type: ignore[return-value]
+        return self.database.rows("SELECT server, name, state, detail FROM journal ORDER BY id")
 
 
 def duplicate(server: str, name: str = "a.mpg", keeper: str = "dest3", size: int = SIZE) -> Delete:

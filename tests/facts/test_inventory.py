@@ -129,16 +129,16 @@ def test_a_listing_cut_off_anywhere_is_incomplete(tmp_path: Path) -> None:
     (whole,) = seen
     borders = {place for place, byte in enumerate(whole.out) if not byte}
     for length in sorted(({0} | borders | {border + 1 for border in borders}) - {len(whole.out)}):
-        wire.after = lambda _, reply, length=length: whole._replace(out=whole.out[:length])  # type: ignore[misc]
+        wire.after = lambda *_, length=length: whole._replace(out=whole.out[:length])
         refused(look(settings, wire, ".cftools-root"))
     # A record that was lost on the way, with the end in its place.
     records = whole.out.split(b"\0")[:-1]
     for place, record in enumerate(records):
         if record[:1] in (b"F", b"C", b"R", b"D"):
             rest = b"\0".join([*records[:place], *records[place + 1 :]]) + b"\0"
-            wire.after = lambda _, reply, rest=rest: whole._replace(out=rest)  # type: ignore[misc]
+            wire.after = lambda *_, rest=rest: whole._replace(out=rest)
             refused(look(settings, wire, ".cftools-root"))
-    wire.after = lambda _, reply: whole._replace(status=1)
+    wire.after = lambda *_: whole._replace(status=1)
     refused(look(settings, wire))
 
 
@@ -203,7 +203,8 @@ def test_a_capacity_stands_in_for_df(tmp_path: Path, capacity: float, available:
 
 
 @pytest.mark.parametrize(
-    ("used", "available", "percent"), [(0, 100, 0), (90, 10, 90), (901, 99, 91), (1, 10**15, 1), (100, 0, 100), (0, 0, 0)]
+    ("used", "available", "percent"),
+    [(0, 100, 0), (90, 10, 90), (901, 99, 91), (1, 10**15, 1), (100, 0, 100), (0, 0, 0)],
 )
 def test_used_percent_is_rounded_up_as_df_does(used: int, available: int, percent: int) -> None:
     assert inventory.used_percent(used, available) == percent

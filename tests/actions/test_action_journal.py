@@ -1,0 +1,281 @@
+"""The delete protocol broken off in every way: what its journal says is true, or is made true by the next run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from local_node import LocalNode, cut, duplicate, raising, states, surplus
+
+from cftools.actions import protocol
+from cftools.model.errors import LockHeld, StateUnusable
+from cftools.model.rows import Outcome
+from cftools.remote.transport import FaultKind, RemoteFault, Reply, Script
+from cftools.state import runs
+from cftools.state.database import Database
+from cftools.state.locks import DELETION, Locks
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> LocalNode:
+    node = LocalNode(tmp_path)
+    node.put("a.mpg", "src1", "dest1", "dest2", "dest3")
+    return node
+
+
+def journal_of_another_process(node: LocalNode) -> list[tuple[str, str]]:
+    with sqlite3.connect(node.database.path) as reader:
+        return reader.execute("SELECT server, state FROM journal ORDER BY id").fetchall()
+
+
+# The journal
+
+
+def test_rows_are_committed_as_intended_before_a_server_is_asked(node: LocalNode) -> None:
+    seen: list[list[tuple[str, str]]] = []
+
+    def look(script: Script) -> None:
+        if script.verb == "unlink":
+            seen.append(journal_of_another_process(node))
+
+    for wire in node.wires.values():
+        wire.before = look
+    node.delete([duplicate("dest1"), duplicate("dest2"), surplus("dest9")])
+    # What is refused is settled before anybody is asked, dest1 before dest2 is asked.
+    assert seen == [
+        [("dest1", "intended"), ("dest2", "intended"), ("dest9", "refused")],
+        [("dest1", "done"), ("dest2", "intended"), ("dest9", "refused")],
+    ]
+
+
+def test_nothing_is_deleted_when_the_journal_cannot_be_written(node: LocalNode) -> None:
+    node.database.execute("CREATE TRIGGER broken BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    with pytest.raises(StateUnusable, match="disk full"):
+        node.delete([duplicate("dest1")])
+    assert node.holders("a.mpg") == ["src1", "dest1", "dest2", "dest3"]
+    assert ("dest1", "unlink") not in node.calls
+
+
+def test_rows_that_cannot_be_settled_are_settled_by_the_next_run(node: LocalNode) -> None:
+    node.database.execute(
+        "CREATE TRIGGER broken BEFORE UPDATE ON journal WHEN new.state = 'done' BEGIN SELECT RAISE(ABORT, 'full'); END"
+    )
+    with pytest.raises(StateUnusable):
+        node.delete([duplicate("dest1")])
+    assert [state for _, _, state, _ in node.journal()] == ["intended"]
+    node.database.execute("DROP TRIGGER broken")
+    node.delete([duplicate("dest2")])
+    assert [row[2:] for row in node.journal()] == [("done", "its run died; the file is gone"), ("done", "")]
+
+
+# Connections that break
+
+
+def losing(kind: FaultKind, *, after: bool) -> Callable[[LocalNode], None]:
+    def arrange(node: LocalNode) -> None:
+        fault = RemoteFault("dest1", kind, "the line went dead")
+
+        def late(script: Script, reply: Reply) -> Reply:
+            if script.verb == "unlink":
+                raise fault
+            return reply
+
+        if after:
+            node.wires["dest1"].after = late
+        else:
+            node.wires["dest1"].before = raising(fault, "unlink")
+
+    return arrange
+
+
+@pytest.mark.parametrize("kind", ["broken", "silent"])
+def test_an_answer_lost_after_the_server_acted_is_found_out_by_looking(node: LocalNode, kind: FaultKind) -> None:
+    losing(kind, after=True)(node)
+    (one,) = node.delete([duplicate("dest1")])
+    assert (one.state, one.detail) == ("done", "gone, though the answer was lost: the line went dead")
+    assert node.journal()[0][2] == "done"
+
+
+@pytest.mark.parametrize("kind", ["broken", "silent"])
+def test_a_connection_lost_before_the_server_acted_stays_intended_until_the_next_run_looks(
+    node: LocalNode, kind: FaultKind
+) -> None:
+    losing(kind, after=False)(node)
+    node.put("b.mpg", "src1", "dest2")
+    outcomes = node.delete([duplicate("dest1"), surplus("dest2", "b.mpg")])
+    assert states(outcomes) == [("dest1", "a.mpg", "failed"), ("dest2", "b.mpg", "done")]
+    assert outcomes[0].detail == "the connection ended; the next run looks whether it was deleted"
+    assert [state for _, _, state, _ in node.journal()] == ["intended", "done"]
+    node.wires["dest1"].before = lambda _: None
+    assert states(node.delete([duplicate("dest1")])) == [("dest1", "a.mpg", "done")]
+    assert node.journal()[0][2:] == ("failed", "its run died before the file was deleted")
+
+
+def test_a_server_that_can_not_be_looked_at_leaves_its_rows_for_later(node: LocalNode) -> None:
+    dead = RemoteFault("dest1", "broken", "gone for good")
+
+    def never(_: Script) -> None:
+        raise dead
+
+    node.wires["dest1"].before = never
+    assert states(node.delete([duplicate("dest1")])) == [("dest1", "a.mpg", "failed")]
+    assert protocol.settle_dead_runs(node.tools()) == 1
+    assert [state for _, _, state, _ in node.journal()] == ["intended"]
+    node.wires["dest1"].before = lambda _: None
+    assert protocol.settle_dead_runs(node.tools()) == 0
+    assert node.journal()[0][2] == "failed"
+
+
+@pytest.mark.parametrize("length", [0, 1, 20, -1])
+def test_an_answer_that_is_cut_off_is_looked_after(node: LocalNode, length: int) -> None:
+    node.wires["dest1"].after = cut(length, "unlink")
+    (one,) = node.delete([duplicate("dest1")])
+    assert one.state == "done"
+    assert one.detail.startswith("gone, though the answer was lost")
+    assert node.holders("a.mpg") == ["src1", "dest2", "dest3"]
+
+
+def test_rows_of_a_server_that_is_not_configured_any_more_stay_and_stop_nobody(node: LocalNode) -> None:
+    node.database.execute(
+        "INSERT INTO journal (run, verb, server, name, size, reason, state, at)"
+        " VALUES (?, 'delete', 'removed', 'a.mpg', 1, 'disk', 'intended', 0)",
+        (node.run,),
+    )
+    assert states(node.delete([duplicate("dest1")])) == [("dest1", "a.mpg", "done")]
+    assert [state for _, _, state, _ in node.journal()] == ["intended", "done"]
+
+
+# Turns
+
+
+@pytest.fixture
+def holder(node: LocalNode) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds the deletion lock until its stdin ends."""
+    text = (
+        "import sys; from pathlib import Path; from cftools.state.locks import Locks\n"
+        f"with Locks(Path({str(node.locks.directory)!r}), 'evict').hold('deletion'):\n"
+        "    print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == b"\n"
+        yield process
+        process.stdin.close()
+
+
+def test_a_deletion_waits_for_its_turn(node: LocalNode, holder: subprocess.Popen[bytes]) -> None:
+    done: list[Outcome] = []
+    thread = threading.Thread(target=lambda: done.extend(node.delete([duplicate("dest1")])))
+    thread.start()
+    time.sleep(0.3)
+    assert node.calls == []
+    assert thread.is_alive()
+    assert holder.stdin
+    holder.stdin.close()
+    thread.join(10)
+    assert states(done) == [("dest1", "a.mpg", "done")]
+
+
+def test_a_deletion_that_is_told_to_stop_gives_its_turn_up(node: LocalNode, holder: subprocess.Popen[bytes]) -> None:
+    stopped = threading.Event()
+    threading.Timer(0.3, stopped.set).start()
+    with pytest.raises(LockHeld, match=f"lock deletion is held by evict on .*, pid {holder.pid},"):
+        node.delete([duplicate("dest1")], stop=stopped.is_set)
+    assert node.calls == []
+    assert node.journal() == []
+
+
+def test_a_run_that_is_told_to_stop_ends_between_two_batches(node: LocalNode) -> None:
+    stopped = threading.Event()
+    done = []
+    for batch in protocol.delete(node.tools(stop=stopped.is_set), [[duplicate("dest1")], [duplicate("dest2")]]):
+        done += batch
+        stopped.set()
+    assert states(done) == [("dest1", "a.mpg", "done")]
+    assert node.holders("a.mpg") == ["src1", "dest2", "dest3"]
+    assert len(node.journal()) == 1
+
+
+def test_the_lock_is_held_from_the_look_at_the_keeper_to_the_last_answer(node: LocalNode) -> None:
+    held = []
+    for wire in node.wires.values():
+        wire.before = lambda _: held.append(node.locks.holder(DELETION) is not None)
+    node.delete([duplicate("dest1")])
+    assert held == [True] * 3
+    assert node.locks.holder(DELETION) is None
+
+
+# Crashes
+
+
+def die(folder: str, moment: str) -> None:
+    """Runs in a child process: deletes two copies and is killed right before, or right after, the second call."""
+    node = LocalNode(Path(folder))
+
+    def before(script: Script) -> None:
+        if moment == "before" and script.verb == "unlink":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def after(script: Script, reply: Reply) -> Reply:
+        if moment == "after" and script.verb == "unlink":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reply
+
+    node.wires["dest2"].before, node.wires["dest2"].after = before, after
+    node.delete([duplicate("dest1"), duplicate("dest2")])
+
+
+@pytest.mark.parametrize(("moment", "state"), [("before", "failed"), ("after", "done")])
+def test_a_run_that_is_killed_is_settled_truthfully_by_the_next(node: LocalNode, moment: str, state: str) -> None:
+    helpers = os.pathsep.join([str(Path(__file__).parent), *(path for path in sys.path if path)])
+    code = f"import test_action_journal as tests; tests.die({str(node.folder)!r}, {moment!r})"
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": helpers}, capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    left = ["src1", "dest2", "dest3"] if moment == "before" else ["src1", "dest3"]
+    assert node.holders("a.mpg") == left
+    assert [(server, found) for server, _, found, _ in node.journal()] == [("dest1", "done"), ("dest2", "intended")]
+    next_run = node.tools(run=runs.begin(node.database, "dedup", time.time()))
+    (again,) = [one for batch in protocol.delete(next_run, [[duplicate("dest2")]]) for one in batch]
+    assert again.state == ("done" if moment == "before" else "already")
+    assert [found for _, _, found, _ in node.journal()] == ["done", state, again.state]
+    assert node.holders("a.mpg") == ["src1", "dest3"]
+
+
+def test_two_processes_that_delete_at_once_take_turns_and_lose_nothing(node: LocalNode) -> None:
+    """With stale facts each of them may take the other's keeper for alive; under the lock it cannot."""
+    results: list[list[Outcome]] = []
+    other = Database(node.database.path)
+    tools = [
+        node.tools(),
+        node.tools(database=other, locks=Locks(node.locks.directory, "other"), run=runs.begin(other, "other", 0.0)),
+    ]
+    plans = [[duplicate("dest1", keeper="dest2")], [duplicate("dest2", keeper="dest1")]]
+
+    def work(number: int) -> None:
+        results.append([one for batch in protocol.delete(tools[number], [plans[number]]) for one in batch])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    (node.root("dest3") / "a.mpg").unlink()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    other.close()
+    assert sorted(one.state for result in results for one in result) == ["done", "refused"]
+    assert len(node.holders("a.mpg")) == 2
+
+
+def test_states_of_outcomes_are_counted(node: LocalNode) -> None:
+    outcomes = node.delete([duplicate("dest1"), duplicate("dest2"), surplus("dest9")])
+    assert protocol.count_states(outcomes) == {"done": 2, "refused": 1}

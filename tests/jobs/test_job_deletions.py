@@ -1,0 +1,242 @@
+"""Deleting from the command line to the folders: evict, the guards, inputs that cannot be used, plans by hand."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_site import LocalSite
+from site_of_sshd import CONTENT, Site, end, kinds, outcomes
+
+from cftools.plans.guards import GUARDS
+
+
+def journal(site: Site) -> list[tuple[str, str, str, str]]:
+    """Server, name, reason and state of each deletion in the journal."""
+    with sqlite3.connect(site.folder / "state" / "state.db") as state:
+        return state.execute(
+            "SELECT server, name, reason, state FROM journal WHERE verb = 'delete' ORDER BY id"
+        ).fetchall()
+
+
+def duplicates(site: Site, count: int) -> list[str]:
+    names = [f"f{number:03}.mpg" for number in range(count)]
+    for name in names:
+        site.put(name, "src1", *site.destinations)
+    site.write_inputs({name: list(site.destinations) for name in names})
+    return names
+
+
+# evict
+
+
+def full_site(tmp_path: Path, capacity: int, count: int = 10, **keys: Any) -> LocalSite:
+    """dest1 holds ``count`` files of 100 bytes, r1.mpg the best; dest2 is nearly empty."""
+    site = LocalSite(tmp_path, destinations=2)
+    site.server_keys = {"dest1": {"capacity": f"{capacity}B"}, "dest2": {"capacity": "10000B"}}
+    site.configure(**keys)
+    names = [f"r{number}.mpg" for number in range(1, count + 1)]
+    for name in names:
+        site.put(name, "src1", "dest1")
+    site.write_inputs({name: ["dest1"] for name in names})
+    return site
+
+
+@pytest.mark.parametrize(
+    ("capacity", "target", "gone"),
+    [(1112, 88, []), (1111, 88, ["r10.mpg"]), (1000, 88, ["r10.mpg", "r9.mpg"]), (1000, 80, ["r10.mpg", "r9.mpg"])],
+)
+def test_the_lowest_ranks_go_until_the_target_is_reached_and_not_one_more(
+    tmp_path: Path, capacity: int, target: int, gone: list[str]
+) -> None:
+    site = full_site(tmp_path, capacity, evict={"limit_percent": 90, "target_percent": target})
+    rows = site.run("evict", "--apply")
+    assert outcomes(rows) == [("dest1", name, "done") for name in gone]
+    assert [(row["reason"], row["keeper"]) for row in kinds(rows, "delete")] == [("disk", "")] * len(gone)
+    assert journal(site) == [("dest1", name, "disk", "done") for name in gone]
+    used = sum(path.stat().st_size for path in site.root("dest1").iterdir())
+    assert used == 1000 - 100 * len(gone)
+    if gone:
+        assert used * 100 <= target * capacity
+        assert (used + 100) * 100 > target * capacity, "one less would have been enough"
+    assert outcomes(site.run("evict", "--apply")) == []
+
+
+def test_what_exceeds_its_capacity_is_brought_under_it_in_one_run(tmp_path: Path) -> None:
+    site = full_site(tmp_path, 500)
+    assert len(kinds(site.run("evict", "--apply"), "outcome")) == 6
+    assert sum(path.stat().st_size for path in site.root("dest1").iterdir()) == 400
+
+
+def test_what_is_hot_ignored_unknown_young_or_not_on_the_origin_stays(tmp_path: Path) -> None:
+    site = full_site(
+        tmp_path,
+        1000,
+        count=4,
+        ignore={"prefixes": ["M64"]},
+        hot_files={"served_by": ["125.159.40.3"], "min_hits": 5, "window": "10m"},
+    )
+    kept = ["hot.mpg", "M64ad.mpg", "lacks.mpg", "young.mpg", "other.mpg"]
+    for name in [*kept, "unknown.mpg"]:
+        site.put(name, "src1", "dest1")
+    (site.root("src1") / "lacks.mpg").unlink()
+    site.put("young.mpg", "dest1", age=60)
+    site.write_inputs({name: ["dest1"] for name in ["r1.mpg", "r2.mpg", "r3.mpg", "r4.mpg", *kept]}, {"other.mpg": 99})
+    site.write_log({"hot.mpg": 5, "r4.mpg": 4})
+    rows = site.run("evict", "--apply")
+    assert outcomes(rows) == [("dest1", "r4.mpg", "done"), ("dest1", "r3.mpg", "done")]
+    assert end(rows)["refused"] == {
+        "hot": 1,
+        "ignored-prefix": 1,
+        "unknown": 1,
+        "young": 1,
+        "origin-lacks": 1,
+        "size-differs": 1,
+    }
+    assert all("dest1" in site.holders(name) for name in [*kept, "unknown.mpg"])
+
+
+def test_without_apply_evict_changes_nothing(tmp_path: Path) -> None:
+    site = full_site(tmp_path, 1000)
+    before = site.standing()
+    rows = site.run("evict")
+    assert [row["name"] for row in kinds(rows, "delete")] == ["r10.mpg", "r9.mpg"]
+    assert kinds(rows, "outcome") == []
+    assert site.standing() == before
+    assert journal(site) == []
+
+
+# Guards
+
+
+GUARDED: dict[str, dict[str, Any]] = {
+    "max_deletes": {"max_deletes": 1},
+    "max_delete_bytes": {"max_delete_bytes": "150B"},
+    "max_delete_percent": {"max_delete_percent": 20, "percent_from": 1},
+    "max_age": {},
+    "inventory_shrink": {"percent_from": 1, "max_delete_percent": 100},
+    "history_shrink": {"percent_from": 1, "max_delete_percent": 100},
+    "mount_marker": {"mount_marker": ".cftools-root"},
+    "destinations_changed": {},
+}
+
+
+def break_guard(site: LocalSite, guard: str) -> None:
+    names = duplicates(site, 2)
+    if guard == "max_age":
+        site.write_inputs({name: list(site.destinations) for name in names}, age=7 * 3600)
+    elif guard == "mount_marker":
+        for server in site.destinations:
+            site.put(".cftools-root", server)
+    elif guard in ("inventory_shrink", "history_shrink", "destinations_changed"):
+        others = {f"x{number}.mpg": ["dest3"] for number in range(4)}
+        for name in others:
+            site.put(name, "src1", "dest3")
+        site.put("first.mpg", "src1", *site.destinations)
+        everything = {name: list(site.destinations) for name in ("first.mpg", *names)} | others
+        site.write_inputs(everything | ({f"y{n}.mpg": [] for n in range(4)} if guard == "history_shrink" else {}))
+        site.run("dedup", "--apply")
+        for name in names:
+            site.put(name, *site.destinations)
+        if guard == "inventory_shrink":
+            for name in others:
+                (site.root("dest3") / name).unlink()
+        elif guard == "history_shrink":
+            site.write_inputs({name: list(site.destinations) for name in names})
+        else:
+            removed = site.destinations.pop("dest1")
+            site.configure(guards=GUARDED[guard])
+            site.destinations = {"dest1": removed, **site.destinations}
+
+
+@pytest.mark.parametrize("guard", sorted(GUARDS))
+def test_a_guard_refuses_the_whole_plan_until_overridden(tmp_path: Path, guard: str) -> None:
+    site = LocalSite(tmp_path)
+    site.configure(guards=GUARDED[guard])
+    break_guard(site, guard)
+    before, rows_before = site.standing(), len(journal(site)) if (site.folder / "state").exists() else 0
+    rows = site.run("dedup", "--apply", expect=73)
+    assert kinds(rows, "outcome") == []
+    assert rows[-1]["kind"] != "end"
+    # A line for each server, or input, that breaks it.
+    said = site.talk.splitlines()
+    assert len(said) == (2 if guard in ("max_age", "max_delete_percent") else 1)
+    assert all(line.startswith(f"cftools: guard {guard}: ") for line in said)
+    assert all(line.endswith(f", or pass --override {guard}") for line in said)
+    assert site.standing() == before
+    assert len(journal(site)) == rows_before
+    site.run("dedup")
+    assert site.talk.startswith(f"cftools: with --apply a guard would refuse this plan: {guard}: ")
+    other = "max_age" if guard == "max_deletes" else "max_deletes"
+    site.run("dedup", "--apply", "--override", other, expect=73)
+    assert site.standing() == before
+    rows = site.run("dedup", "--apply", "--override", guard)
+    assert "done" in {row["state"] for row in kinds(rows, "outcome")} <= {"done", "already"}
+    assert site.talk.startswith(f"cftools: overridden guard {guard}: ")
+
+
+def test_an_unknown_override_is_a_mistake_of_usage_that_lists_the_guards(tmp_path: Path) -> None:
+    site = LocalSite(tmp_path)
+    site.configure()
+    duplicates(site, 1)
+    before = site.standing()
+    site.run("dedup", "--apply", "--override", "max_delete", expect=2)
+    assert "no guard 'max_delete'; the guards are max_deletes, " in site.talk
+    assert site.standing() == before
+
+
+# Inputs that cannot be used
+
+
+@pytest.mark.parametrize("fault", ["no header", "unterminated", "empty", "grades unterminated"])
+def test_an_incomplete_history_or_grades_deletes_nothing_but_still_plans_copies(tmp_path: Path, fault: str) -> None:
+    site = full_site(tmp_path, 1000)
+    site.put("dup.mpg", "src1", "dest1", "dest2")
+    site.put("new.mpg", "src1")
+    names: dict[str, list[str]] = {f"r{number}.mpg": ["dest1"] for number in range(1, 11)}
+    site.write_inputs({"new.mpg": [], "dup.mpg": ["dest1", "dest2"], **names})
+    path = site.folder / ("grade.info" if fault.startswith("grades") else "hitcount.history")
+    lines = path.read_bytes()
+    broken = {"no header": lines.partition(b"\n")[2], "empty": b""}.get(fault, lines[:-1])
+    path.write_bytes(broken)
+    before = site.standing()
+    for command in ("dedup", "evict"):
+        for apply in ([], ["--apply"]):
+            rows = site.run(command, *apply, expect=65)
+            assert [row["kind"] for row in rows if row["kind"] in ("delete", "outcome", "end")] == []
+            assert site.talk.startswith(f"cftools: {path}: ")
+            assert site.talk.count("\n") == 1
+    assert site.standing() == before
+    copies = site.run("plan-distribute")
+    assert end(copies)["complete"] is False
+    assert [row["name"] for row in kinds(copies, "copy")] == ([] if fault == "empty" else ["new.mpg"])
+
+
+# Plans made by hand
+
+
+def test_nothing_outside_the_roots_is_touched_by_a_plan_made_by_hand(tmp_path: Path) -> None:
+    site = LocalSite(tmp_path / "site")
+    site.configure()
+    duplicates(site, 1)
+    outside = tmp_path / "outside.mpg"
+    outside.write_bytes(CONTENT)
+    site.run("dedup")
+    begin, *_ = site.output.splitlines()
+    names = ["../../../../../outside.mpg", str(outside), "", ".", "link/outside.mpg"]
+    (site.root("dest1") / "link").symlink_to(tmp_path)
+    (site.root("src1") / "link").mkdir()
+    (site.root("dest3") / "link").mkdir()
+    site.put("link/outside.mpg", "src1", "dest3")
+    rows = [
+        {"kind": "delete", "server": "dest1", "name": name, "size": 100, "reason": "duplicate", "keeper": "dest3"}
+        for name in names
+    ]
+    ending = {"kind": "end", "command": "dedup", "complete": True, "counts": {"delete": len(rows)}}
+    plan = begin + b"\n" + b"".join(json.dumps(row).encode() + b"\n" for row in [*rows, ending])
+    done = site.run("dedup", "--apply", "-", stdin=plan, expect=1)
+    assert [row["state"] for row in kinds(done, "outcome")] == ["refused"] * len(names)
+    assert outside.read_bytes() == CONTENT
