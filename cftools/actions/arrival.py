@@ -139,6 +139,8 @@ def _ask(transport: Transport, verb: str, text: str, place: Place) -> tuple[str,
         raise Refused(f"{place.root} cannot be entered")
     if reply.status == 4:
         raise Refused(f"{place.marker} does not stand in {place.root}: is the disk mounted?")
+    if reply.status == 7:
+        raise Refused(f"{verb}: {reply.complaint()}")
     if reply.status != 0 or not reply.out.endswith(b"\n"):
         raise RemoteFault(transport.server, "broken", f"{verb}: {reply.complaint()}")
     word, _, rest = reply.out.decode(errors="replace").strip().partition(" ")

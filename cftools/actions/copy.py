@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cftools.actions import arrival, transfer
 from cftools.config.schema import Distribute
 from cftools.facts import presence
+from cftools.model.errors import LockHeld
 from cftools.model.rows import Copy, OutcomeState
 from cftools.remote.pool import Fleet
 from cftools.remote.transport import RemoteFault, Transport
@@ -40,12 +41,17 @@ class Watch(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How a copy ended: the state of its task, the state of its outcome row, and why."""
+    """How a copy ended: the state of its task, the state of its outcome row, and why.
+
+    ``blame``: the server that could not be reached, when it is plain which. ``only_file``: the fault lies in this file
+    alone, so other files may well go between the same two servers.
+    """
 
     task: TaskState
     outcome: OutcomeState
     detail: str = ""
-    blame: str = ""  # the server that could not be reached or used, when it is plain which
+    blame: str = ""
+    only_file: bool = False
 
 
 class Cancelled(Exception):
@@ -68,20 +74,22 @@ def copy(tools: Tools, row: Copy, watch: Watch) -> Result:
 
     try:
         look()
-        return _copy(tools, row, look, watch.progress)
+        return _copy(tools, row, look, watch)
     except Cancelled as why:
         return Result("cancelled", "skipped", str(why))
     except TimedOut:
         return Result("timeout", "failed", f"not done after {tools.policy.timeout:g} s; what arrived is kept")
     except arrival.Refused as why:
-        return Result("failed", "refused", f"{row.destination}: {why}")
+        return Result("failed", "refused", f"{row.destination}: {why}", only_file=True)
+    except transfer.FileUnusable as why:
+        return Result("failed", "failed", str(why), only_file=True)
     except transfer.TransferFailed as why:
         return Result("failed", "failed", str(why))
     except RemoteFault as fault:
         return Result("failed", "failed", transfer.gave_up(fault), blame=fault.server)
 
 
-def _copy(tools: Tools, row: Copy, look: Callable[[], None], progress: transfer.Progress) -> Result:
+def _copy(tools: Tools, row: Copy, look: Callable[[], None], watch: Watch) -> Result:
     source, destination = tools.fleet.servers[row.source], tools.fleet.servers[row.destination]
     from_source, to_destination = tools.fleet.transport(row.source), tools.fleet.transport(row.destination)
     seen = _see_source(from_source, row)
@@ -89,7 +97,7 @@ def _copy(tools: Tools, row: Copy, look: Callable[[], None], progress: transfer.
     prepared = arrival.prepare(to_destination, place)
     if prepared.already:
         return Result("done", "already", "it stood there already")
-    ends = transfer.Ends(source, from_source, to_destination, look, progress)
+    ends = transfer.Ends(source, from_source, to_destination, look, watch.progress)
     if tools.policy.via == "pull":
         transfer.pull(ends, row.source_path, place, tools.policy)
     else:
@@ -99,19 +107,34 @@ def _copy(tools: Tools, row: Copy, look: Callable[[], None], progress: transfer.
     # The source may have been rewritten while it was read: then what arrived is a mixture.
     if _see_source(from_source, row) != seen:
         raise transfer.TransferFailed("the source file changed while it was copied")
-    look()
-    with tools.locks.wait(DELETION):
-        fresh = arrival.publish(to_destination, place)
+    fresh = _publish_in_turn(tools, to_destination, place, look)
     return Result("done", "done") if fresh else Result("done", "already", "it stood there already")
+
+
+def _publish_in_turn(tools: Tools, transport: Transport, place: arrival.Place, look: Callable[[], None]) -> bool:
+    def unwanted() -> bool:
+        try:
+            look()
+        except (Cancelled, TimedOut):
+            return True
+        return False
+
+    try:
+        with tools.locks.wait(DELETION, unwanted):
+            look()
+            return arrival.publish(transport, place)
+    except LockHeld as held:
+        look()
+        raise Cancelled(str(held)) from held
 
 
 def _see_source(transport: Transport, row: Copy) -> presence.Seen:
     relative = row.source_path.lstrip("/")
     seen = presence.see(transport, "/", [relative]).get(relative)
     if seen is None or not seen.regular:
-        raise transfer.TransferFailed(f"{row.source} does not have {row.source_path} any more")
+        raise transfer.FileUnusable(f"{row.source} does not have {row.source_path} any more")
     if seen.size != row.size:
-        raise transfer.TransferFailed(f"on {row.source} its size is {seen.size}, {row.size} was expected")
+        raise transfer.FileUnusable(f"on {row.source} its size is {seen.size}, {row.size} was expected")
     return seen
 
 

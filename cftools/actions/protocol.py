@@ -4,7 +4,8 @@ Under the node's one deletion lock, batch by batch:
 
 1. journal rows that a dead run left `intended` are settled by looking;
 2. the keeper's file is seen on the keeper: there, regular, of the expected size (duplicates only);
-3. the origin's file is seen on a source: there, regular, of the expected size;
+3. the origin's file is seen on a source: there, regular, of the expected size; neither may be the victim itself, on
+   storage that two servers share;
 4. the journal rows are written `intended` and committed;
 5. each server checks and unlinks its victims in one call, the lowest address of each file first;
 6. the journal rows are completed.
@@ -51,12 +52,15 @@ def delete(tools: Tools, batches: Iterable[Sequence[Delete]]) -> Iterable[list[O
     Stops between batches when ``tools.stop()`` says so. Raises LockHeld when it is told to stop while it waits for its
     turn, StateUnusable when the journal cannot be written; nothing is deleted without its journal row.
     """
+    with tools.locks.wait(DELETION, tools.stop):
+        settle_dead_runs(tools)
     for batch in batches:
         if tools.stop():
             return
         with tools.locks.wait(DELETION, tools.stop):
             settle_dead_runs(tools)
-            yield _delete_batch(tools, batch)
+            outcomes = _delete_batch(tools, batch)
+        yield outcomes  # outside the lock: a reader that stops reading must not hold everybody up
 
 
 def settle_dead_runs(tools: Tools) -> int:
@@ -124,57 +128,86 @@ def _refusals(tools: Tools, batch: Sequence[Delete]) -> dict[int, Verdict]:
         if fault:
             refused[place] = Verdict("refused", fault)
     wanted = [place for place in range(len(batch)) if place not in refused]
-    refused |= _without_keeper(tools, batch, [place for place in wanted if batch[place].reason == "duplicate"])
-    refused |= _without_origin(tools, batch, [place for place in wanted if place not in refused])
+    views = _destination_views(tools, batch, wanted)
+    origin = _OriginView(tools, sorted({batch[place].name for place in wanted}))
+    for place in wanted:
+        fault = _keeper_fault(views, batch[place]) or origin.fault(batch[place], views)
+        if fault:
+            refused[place] = Verdict("refused", fault)
     return refused
 
 
-def _without_keeper(tools: Tools, batch: Sequence[Delete], places: Sequence[int]) -> dict[int, Verdict]:
-    by_keeper: dict[str, set[str]] = defaultdict(set)
+Views = Mapping[str, Mapping[str, presence.Seen] | RemoteFault]
+
+
+def _destination_views(tools: Tools, batch: Sequence[Delete], places: Sequence[int]) -> Views:
+    """What each destination of these rows shows of them, victims and keepers, in one call each."""
+    wanted: dict[str, set[str]] = defaultdict(set)
     for place in places:
-        by_keeper[batch[place].keeper].add(batch[place].name)
-    unknown = {keeper for keeper in by_keeper if keeper not in tools.fleet.servers}
+        row = batch[place]
+        wanted[row.server].add(row.name)
+        if row.keeper in tools.fleet.servers and tools.fleet.servers[row.keeper].role == "destination":
+            wanted[row.keeper].add(row.name)
 
     def look(transport: Transport) -> Mapping[str, presence.Seen]:
         root = tools.fleet.servers[transport.server].roots[0]
-        return presence.see(transport, root, sorted(by_keeper[transport.server]))
+        return presence.see(transport, root, sorted(wanted[transport.server]))
 
-    seen = tools.fleet.each(by_keeper.keys() - unknown, look)
-    refused = {}
-    for place in places:
-        row = batch[place]
-        answer = seen.get(row.keeper)
-        if answer is None or tools.fleet.servers[row.keeper].role != "destination":
-            refused[place] = Verdict("refused", f"keeper {row.keeper} is not a configured destination")
-        elif isinstance(answer, RemoteFault):
-            refused[place] = Verdict("refused", f"keeper {row.keeper} cannot be asked: {answer.detail}")
-        elif fault := _unlike(answer.get(row.name), row.size):
-            refused[place] = Verdict("refused", f"keeper {row.keeper}: {fault}")
-    return refused
+    return tools.fleet.each(wanted, look)
 
 
-def _without_origin(tools: Tools, batch: Sequence[Delete], places: Sequence[int]) -> dict[int, Verdict]:
-    """Every source is asked, side by side, for every name: one that answers yes is enough, one that does not answer
-    makes a no uncertain."""
-    wanted = sorted({batch[place].name for place in places})
-    sources = [server.name for server in tools.fleet.servers.values() if server.role == "source"]
-    if not wanted:
-        return {}
+def _keeper_fault(views: Views, row: Delete) -> str:
+    """Why the keeper's copy does not allow to delete this row's, or the empty string."""
+    if row.reason != "duplicate":
+        return ""
+    answer = views.get(row.keeper)
+    if answer is None:
+        return f"keeper {row.keeper} is not a configured destination"
+    if isinstance(answer, RemoteFault):
+        return f"keeper {row.keeper} cannot be asked: {answer.detail}"
+    seen = answer.get(row.name)
+    if fault := _unlike(seen, row.size):
+        return f"keeper {row.keeper}: {fault}"
+    if _same(seen, _victim(views, row)):
+        return f"it is the very file that keeper {row.keeper} has: both use one storage"
+    return ""
 
-    def look(transport: Transport) -> list[Mapping[str, presence.Seen]]:
-        return [presence.see(transport, root, wanted) for root in tools.fleet.servers[transport.server].roots]
 
-    answers = tools.fleet.each(sources, look)
-    silent = [f"{name}: {answer.detail}" for name, answer in answers.items() if isinstance(answer, RemoteFault)]
-    views = [view for answer in answers.values() if not isinstance(answer, RemoteFault) for view in answer]
-    refused = {}
-    for place in places:
-        row = batch[place]
-        if any(not _unlike(view.get(row.name), row.size) for view in views):
-            continue
-        why = f"the origin cannot be asked: {silent[0]}" if silent else "no source has it with the expected size"
-        refused[place] = Verdict("refused", why)
-    return refused
+class _OriginView:
+    """What the sources show. Every source is asked, side by side, for every name: one that answers yes is enough, one
+    that does not answer makes a no uncertain."""
+
+    def __init__(self, tools: Tools, file_names: Sequence[str]) -> None:
+        sources = [server.name for server in tools.fleet.servers.values() if server.role == "source"]
+
+        def look(transport: Transport) -> list[Mapping[str, presence.Seen]]:
+            roots = tools.fleet.servers[transport.server].roots
+            return [presence.see(transport, root, file_names) for root in roots]
+
+        answers = tools.fleet.each(sources if file_names else [], look)
+        self._silent = [f"{name}: {one.detail}" for name, one in answers.items() if isinstance(one, RemoteFault)]
+        self._views = [view for one in answers.values() if not isinstance(one, RemoteFault) for view in one]
+
+    def fault(self, row: Delete, views: Views) -> str:
+        """Why the origin does not allow to delete this row's copy, or the empty string."""
+        there = [seen for view in self._views if (seen := view.get(row.name)) and not _unlike(seen, row.size)]
+        if any(_same(seen, _victim(views, row)) for seen in there):
+            return "it is the very file that the origin has: both use one storage"
+        if there:
+            return ""
+        if self._silent:
+            return f"the origin cannot be asked: {self._silent[0]}"
+        return "no source has it with the expected size"
+
+
+def _victim(views: Views, row: Delete) -> presence.Seen | None:
+    """The victim as its server shows it; None when it is gone or unknown, which the unlinking finds out by itself."""
+    answer = views.get(row.server)
+    return None if answer is None or isinstance(answer, RemoteFault) else answer.get(row.name)
+
+
+def _same(first: presence.Seen | None, second: presence.Seen | None) -> bool:
+    return first is not None and second is not None and first.identity == second.identity
 
 
 def _unlike(seen: presence.Seen | None, size: int) -> str:

@@ -44,7 +44,7 @@ exec 3<&0
     + _TICK
     + r"""
 printf './%s\0' "$base" | rsync --files-from=- --from0 --no-relative --times --inplace --partial --append-verify \
-  --secluded-args --timeout="$timeout" $limit -e "$shell" -- "$folder" "$part/" & worker=$!
+  -s --timeout="$timeout" $limit -e "$shell" -- "$folder" "$part/" & worker=$!
 """
     + _WATCHED
     + r"""
@@ -85,11 +85,17 @@ exec 3<&0
     + _END
 )
 
+FILE_STATUS = (b"23", b"24")  # rsync: a file could not be transferred; a file vanished
+
 Progress = Callable[[int], None]
 
 
 class TransferFailed(Exception):
     """The bytes did not arrive; the text tells why. What did arrive stays for the next try."""
+
+
+class FileUnusable(TransferFailed):
+    """The source cannot give this file; others it may."""
 
 
 class Ends(NamedTuple):
@@ -161,7 +167,7 @@ def relay(ends: Ends, source_path: str, place: Place, mtime: int, arrived: int, 
             _stream(reader, writer, arrived, limit, ends)
             sent = reader.wait()
             if sent.status != 0:
-                raise TransferFailed(f"the source stopped sending: {sent.complaint()}")
+                raise FileUnusable(f"the source stopped sending: {sent.complaint()}")
             writer.close_input()
             _follow(writer, ends.progress)
         finally:
@@ -216,7 +222,8 @@ def _follow(session: Session, progress: Progress) -> list[str]:
                 if value != b"0":
                     session.close_input()
                     reply = session.wait()
-                    raise TransferFailed(reply.complaint() if reply.err else f"exit status {value.decode()}")
+                    failed = FileUnusable if value in FILE_STATUS else TransferFailed
+                    raise failed(reply.complaint() if reply.err else f"exit status {value.decode()}")
                 return said
             else:
                 said.append(line.decode(errors="replace"))

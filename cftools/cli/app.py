@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -72,10 +72,8 @@ def run(arguments: list[str]) -> int:
         for line in str(fault).splitlines():
             print(f"cftools: {line}", file=sys.stderr)
         return fault.exit_code
-    except BrokenPipeError:
-        # The reader went away: nothing can be told to it. stdout must not be flushed again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as ended:  # Typer's word for: the reader of stdout went away
+        return ended.code if isinstance(ended.code, int) else 1
     except typer.Abort:
         return 130
     except KeyboardInterrupt:
@@ -85,10 +83,15 @@ def run(arguments: list[str]) -> int:
 
 
 def _other(fault: Exception, arguments: list[str]) -> int:
+    from cftools.model.errors import CftoolsError
+
     show = getattr(fault, "show", None)
     if show is not None and hasattr(fault, "exit_code"):  # what Typer says about the command line
         show()
         return int(fault.exit_code)
+    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        print(f"cftools: {fault.strerror}; make room and run it again", file=sys.stderr)
+        return CftoolsError.exit_code
     if {"-v", "--verbose"} & set(arguments):
         import traceback
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -65,9 +66,14 @@ def locks(context: typer.Context) -> None:
 
     settings = settings_of(context)
     held = Locks(lock_directory(settings.config()), "locks").held()
-    if (settings.format or ("table" if sys.stdout.isatty() else "ndjson")) == "ndjson":
+    shape = settings.format or ("table" if sys.stdout.isatty() else "ndjson")
+    if shape == "ndjson":
         for one in held:
             typer.echo(json.dumps({"kind": "lock", **one._asdict()}))
+    elif shape == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows(
+            [("kind", *Holder._fields), *(("lock", *one) for one in held)]
+        )
     elif held:
         typer.echo(plain_table(Holder._fields, [[str(value) for value in one] for one in held]))
     else:

@@ -108,9 +108,11 @@ def _write_tables(rows: Iterable[Row]) -> None:
     from cftools.report.tables import Tables
 
     tables = Tables(terminal=sys.stdout.isatty())
-    for row in rows:
-        tables.add(row)
-    tables.show()
+    try:
+        for row in rows:
+            tables.add(row)
+    finally:  # what was done before a fault is told, too
+        tables.show()
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,13 +85,17 @@ def unless_busy(context: typer.Context, if_free: bool) -> Iterator[None]:
         settings_of(context).detail(str(held))
 
 
-def show(context: typer.Context, rows: Iterable[Row]) -> None:
-    """Writes a job's rows in the asked format; ends the command with 1 when one of its items failed."""
+def show(context: typer.Context, rows: Generator[Row, None, None]) -> None:
+    """Writes a job's rows in the asked format; ends the command with 1 when one of its items failed.
+
+    Whatever happens to stdout, the job is closed, with its state true, before the state and the servers are.
+    """
     from cftools.cli.output import Writer
 
     settings = settings_of(context)
     writer = Writer(settings)
-    failed = writer.write(rows)
+    with closing(rows):
+        failed = writer.write(rows)
     if failed:
         raise typer.Exit(1)
 

@@ -84,6 +84,7 @@ def distribute(
     files: FILES = None,
     hot: HOT = None,
     inventory: INVENTORY = None,
+    at: AT = None,
 ) -> None:
     """Carry copies out, one at a time a source; without PLAN plan again and again until nothing is left.
 
@@ -92,7 +93,7 @@ def distribute(
     from cftools.jobs import distribute as job
 
     limit = duration("--for", seconds)
-    with unless_busy(context, if_free), opened_job(context, "distribute") as opened:
+    with unless_busy(context, if_free), opened_job(context, "distribute", moment(at)) as opened:
         options = job.Options(_given(files, hot, inventory), plan, limit, tuple(source or ()))
         show(context, job.run(opened, options))
 

@@ -199,7 +199,7 @@ class Evict(Section, frozen=True):
 class DeleteKeys(Section, frozen=True):
     """How deletions are carried out."""
 
-    batch: Annotated[int, Key("files a remote call, and a turn of the deletion lock", least=1, most=100_000)] = 2000
+    batch: Annotated[int, Key("files a remote call, and a turn of the deletion lock", least=1, most=5000)] = 5000
 
 
 class Guards(Section, frozen=True):

@@ -157,7 +157,9 @@ def _parse(reply: Reply, settings: ServerSettings, all_names: list[str]) -> List
         raise _Incomplete(f"{len(frames)} of {len(settings.roots)} roots were listed")
     holdings = pl.concat(frames)
     marked = None if not marks else all(mark == "1" for mark in marks)
-    return Listing(_with_disk(settings, disks, holdings), holdings, tuple(partials), marked)
+    return Listing(
+        _with_disk(settings, disks, holdings, sum(part.size for part in partials)), holdings, tuple(partials), marked
+    )
 
 
 def _check_count(text: str, arrived: int, root: str, reply: Reply) -> None:
@@ -179,10 +181,12 @@ def _holdings(found: pl.DataFrame, server: str, root: int, all_names: list[str])
     )
 
 
-def _with_disk(settings: ServerSettings, disks: dict[str, tuple[int, int, int]], holdings: pl.DataFrame) -> Server:
+def _with_disk(
+    settings: ServerSettings, disks: dict[str, tuple[int, int, int]], holdings: pl.DataFrame, arriving: int
+) -> Server:
     total, used, available = (sum(disk[part] for disk in disks.values()) for part in range(3))
     if settings.capacity is not None:
-        total, used = int(settings.capacity), int(holdings["size"].sum())
+        total, used = int(settings.capacity), int(holdings["size"].sum()) + arriving
         available = max(0, total - used)
     return msgspec.structs.replace(
         _server(settings, state="ok"),

@@ -1,8 +1,8 @@
 """Whether named files stand on a server now, as regular files, and how large they are.
 
 The names travel over stdin, NUL after each; the reply is one record a file that is there,
-``<mode in hex> <size> <mtime> <path>`` and a NUL, and ``.`` at the end. A file without a record was not seen, which is
-no proof that it is gone: only `gone` proves that.
+``<mode in hex> <size> <mtime> <inode> <ctime> <path>`` and a NUL, and ``.`` at the end. A file without a record was not
+seen, which is no proof that it is gone: only `gone` proves that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cftools.remote.transport import RemoteFault, Script, Transport
 STAT = r"""
 LC_ALL=C; export LC_ALL
 cd -- "$1" || exit 3
-xargs -0 -r stat --printf '%f %s %Y %n\0' -- 2>/dev/null
+xargs -0 -r stat --printf '%f %s %Y %i %.9Z %n\0' -- 2>/dev/null
 printf '.\0'
 """
 
@@ -33,11 +33,16 @@ printf '.'
 
 
 class Seen(NamedTuple):
-    """One file as stat sees it, links not followed. ``size`` bytes, ``mtime`` epoch seconds."""
+    """One file as stat sees it, links not followed. ``size`` bytes, ``mtime`` epoch seconds.
+
+    ``identity``: inode and ctime to the nanosecond. Two names on two servers that have it in common are one file on
+    storage that both see, whatever device numbers they give it.
+    """
 
     regular: bool
     size: int
     mtime: int
+    identity: str
 
 
 def _stdin(file_names: Sequence[str]) -> bytes:
@@ -57,8 +62,9 @@ def see(transport: Transport, root: str, file_names: Sequence[str]) -> dict[str,
 
 
 def _seen(record: bytes) -> tuple[str, Seen]:
-    mode, size, mtime, path = record.split(b" ", 3)
-    return names.text_from_bytes(path[2:]), Seen(int(mode, 16) & 0xF000 == 0x8000, int(size), int(mtime))
+    mode, size, mtime, inode, ctime, path = record.split(b" ", 5)
+    regular = int(mode, 16) & 0xF000 == 0x8000
+    return names.text_from_bytes(path[2:]), Seen(regular, int(size), int(mtime), f"{int(inode)}/{ctime.decode()}")
 
 
 def gone(transport: Transport, root: str, file_names: Sequence[str]) -> dict[str, bool | None]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from cftools.actions import copy as copying
 from cftools.jobs.gather import check_heartbeats
 from cftools.jobs.job import Job
+from cftools.jobs.recovery import settle_source
 from cftools.model.errors import LockHeld
 from cftools.model.rows import Copy, Outcome
 from cftools.plans.values import Running
@@ -19,6 +20,7 @@ from cftools.state.locks import source_lock
 from cftools.state.tasks import Pair, Task
 
 WAIT_SECONDS = 0.1
+ELSEWHERE_SECONDS = 30.0  # a source that another process uses is not tried again for so long
 RELEASE_LOOK_SECONDS = 1.0  # how often a copy looks whether its task was released by another process
 
 
@@ -34,7 +36,8 @@ class Couriers:
         self._tell_unstarted = tell_unstarted
         self._queues: dict[str, deque[Task]] = {source: deque() for source in sources}
         self._threads: dict[str, threading.Thread] = {}
-        self._elsewhere: set[str] = set()
+        self._elsewhere: dict[str, float] = {}
+        self._destinations: set[str] = set()
         self._receiving: Counter[str] = Counter()
         self._working: dict[str, Copy] = {}
         self._changed = threading.Condition()
@@ -62,10 +65,11 @@ class Couriers:
     def free_sources(self) -> list[str]:
         """The sources that wait for a copy: nothing queued, nothing under way, not used by another process."""
         with self._changed:
+            now = time.monotonic()
             return [
                 source
                 for source, waiting in self._queues.items()
-                if not waiting and source not in self._threads and source not in self._elsewhere
+                if not waiting and source not in self._threads and self._elsewhere.get(source, 0.0) <= now
             ]
 
     def unusable(self) -> frozenset[str]:
@@ -86,6 +90,7 @@ class Couriers:
         with self._changed:
             for task in accepted:
                 self._queues[task.copy.source].append(task)
+                self._destinations.add(task.copy.destination)
             for source in {task.copy.source for task in accepted} - self._threads.keys():
                 thread = threading.Thread(target=self._courier, args=(source,), name=f"courier-{source}", daemon=True)
                 self._threads[source] = thread
@@ -104,10 +109,11 @@ class Couriers:
     def _courier(self, source: str) -> None:
         try:
             with self._job.locks.hold(source_lock(source)):
+                settle_source(self._job, source)
                 while task := self._next(source):
                     self._carry(task)
         except LockHeld as held:
-            self._elsewhere.add(source)
+            self._elsewhere[source] = time.monotonic() + ELSEWHERE_SECONDS
             self._drop(source, str(held))
         except BaseException as fault:
             self._fault = fault
@@ -134,9 +140,11 @@ class Couriers:
                 self._changed.wait(WAIT_SECONDS)
 
     def _few_destinations(self) -> bool:
-        """Whether there are fewer destinations than sources with work, so that one must take from several."""
-        queued = {task.copy.destination for waiting in self._queues.values() for task in waiting}
-        free = [name for name in queued if not self._receiving[name]]
+        """Whether there are fewer free destinations than sources with work, so that one must take from several.
+
+        Only destinations that some plan of this run chose count: the others are dead, full, or resting.
+        """
+        free = [name for name in self._destinations if not self._receiving[name]]
         return len(free) < len([source for source, waiting in self._queues.items() if waiting])
 
     def _carry(self, ready: Task) -> None:
@@ -160,17 +168,19 @@ class Couriers:
     def _settle(self, task: Task, result: copying.Result) -> copying.Result:
         row, now, keys = task.copy, time.time(), self._job.config.distribute
         pair = Pair(row.source, row.destination)
-        mine = tasks.finish(self._job.database, task, result.task, result.detail, now)
+        if result.task == "done" or result.only_file:
+            # Planned no more in this run: it is there, or it cannot be had. Noted before the task ends, so that no plan
+            # is made in between.
+            with self._changed:
+                self.settled_here.append(Running(row.name, row.size, "", row.destination, "ready"))
+        already = result.outcome == "already"
+        mine = tasks.finish(self._job.database, task, result.task, result.detail, now, already=already)
         if not mine and result.task == "cancelled":
             result = result._replace(outcome="failed")  # released: one of its servers died
         if result.task == "done":
             tasks.warm_up(self._job.database, pair)
-        if result.task in ("failed", "timeout") and result.outcome != "refused":
+        elif result.task != "cancelled" and not result.only_file:
             tasks.cool_down(self._job.database, pair, keys.cooldown, keys.cooldown_limit, now)
-        if result.task == "done" or result.outcome == "refused":
-            # Planned no more in this run: it is there, or its destination will not have it.
-            with self._changed:
-                self.settled_here.append(Running(row.name, row.size, "", row.destination, "ready"))
         if result.blame:
             self._check([result.blame])
         return result
@@ -179,7 +189,7 @@ class Couriers:
         row = task.copy
         spent = round((time.monotonic() - started) * 1000)
         self.outcomes.put(
-            Outcome("copy", str(task.id), row.destination, row.name, row.size, result.outcome, result.detail, spent)
+            Outcome("copy", row.id, row.destination, row.name, row.size, result.outcome, result.detail, spent)
         )
 
     def _drop(self, source: str, why: str) -> None:
@@ -221,6 +231,6 @@ class Couriers:
                     return
 
     def _check(self, servers: list[str]) -> None:
-        dead = [one.server for one in check_heartbeats(self._job, servers) if not one.ok]
-        for task in tasks.release(self._job.database, dead, "its server does not answer", time.time()):
-            self._job.detail(f"copy of {task.copy.name} released: {', '.join(dead)} does not answer")
+        checked = check_heartbeats(self._job, servers)
+        for task in checked.released:
+            self._job.detail(f"copy of {task.copy.name} released: {', '.join(checked.failed)} does not answer")

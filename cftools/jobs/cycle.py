@@ -6,7 +6,7 @@ history, a broken guard, somebody else at it) do not hold the copies up; the cyc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from cftools.jobs.gather import Facts, Given, check_heartbeats, gather, require_
 from cftools.jobs.job import Job
 from cftools.jobs.recovery import settle_dead_tasks
 from cftools.model.errors import GuardRefused, InputUnusable, LockHeld
-from cftools.model.rows import Delete, End, Outcome, Row
+from cftools.model.rows import Delete, End, Row
 from cftools.plans.values import Plan
 
 
@@ -30,7 +30,7 @@ class Options(NamedTuple):
     override: tuple[str, ...] = ()
 
 
-def run(job: Job, options: Options) -> Iterator[Row]:
+def run(job: Job, options: Options) -> Generator[Row, None, None]:
     """Heartbeat and server rows, then the rows of dedup, evict and distribute, each with its outcomes.
 
     Raises, after everything else was done, what kept deletions from being made.
@@ -39,26 +39,27 @@ def run(job: Job, options: Options) -> Iterator[Row]:
     faults: list[GuardRefused | InputUnusable | LockHeld] = []
     refused: dict[str, int] = {}
     with deletion.only_one(job, "cycle", apply=options.apply):
-        heartbeats = check_heartbeats(job)
-        facts = gather(job, Given())
+        checked = check_heartbeats(job)
+        facts = gather(job, Given(), silent=checked.failed)
         yield job.begin(facts.inputs)
-        yield from heartbeats
+        yield from checked.heartbeats
         yield from facts.inventory.servers.values()
         taken: list[Delete] = []
+        freed: list[Delete] = []
         for command in ("dedup", "evict"):
             try:
                 require_complete(facts)
                 plan = dedup.make(job, facts) if command == "dedup" else evict.make(job, facts, taken)
                 refused |= {f"{command}: {reason}": count for reason, count in plan.refused.items()}
-                gone: list[Delete] = []
-                yield from _delete(job, options, (command, facts, plan), tally, gone)
+                step = Step(command, facts, plan)
+                yield from _delete(job, options, step, tally)
+                taken += step.taken
+                freed += step.freed
             except (GuardRefused, InputUnusable, LockHeld) as fault:
                 faults.append(fault)
-                continue
-            taken += gone
-        facts = without(facts, taken)
+        facts = without(facts, freed)
         if options.apply:
-            settle_dead_tasks(job, [source.name for source in job.sources])
+            settle_dead_tasks(job)
             supply = distribute.supply_from_facts(job, facts)
             yield from tally.count(distribute.carry_out(job, supply, supply.allowed, options.seconds))
             left = supply.refused
@@ -68,29 +69,36 @@ def run(job: Job, options: Options) -> Iterator[Row]:
             left = copies.refused
         refused |= {f"distribute: {reason}": count for reason, count in left.items()}
         yield End(job.command, facts.complete and not faults, dict(tally.counts), facts.skipped, refused)
+    for other in faults[1:]:
+        if str(other) != str(faults[0]):
+            job.say(str(other))
     if faults:
         raise faults[0]
 
 
-Step = tuple[str, Facts, Plan[Delete]]
+class Step:
+    """One plan of deletions and what becomes of it: ``taken`` rows are, or may be, deleted; ``freed`` ones are."""
+
+    def __init__(self, command: str, facts: Facts, plan: Plan[Delete]) -> None:
+        self.command, self.facts, self.plan = command, facts, plan
+        self.taken: list[Delete] = []
+        self.freed: list[Delete] = []
 
 
-def _delete(job: Job, options: Options, step: Step, tally: Tally, gone: list[Delete]) -> Iterator[Row]:
-    """One plan of deletions; ``gone`` takes the rows that are, or may be, deleted."""
-    command, facts, plan = step
-    ground = deletion.ground_of(facts)
-    yield from tally.count(plan.rows)
+def _delete(job: Job, options: Options, step: Step, tally: Tally) -> Iterator[Row]:
+    rows, ground = step.plan.rows, deletion.ground_of(step.facts)
+    yield from tally.count(rows)
     if not options.apply:
-        deletion.warn(job, plan.rows, ground)
-        gone += plan.rows
+        deletion.warn(job, rows, ground)
+        step.taken = step.freed = rows
         return
-    states: dict[tuple[str, str], Outcome] = {}
-    with deletion.only_one(job, command, apply=True):
-        for outcome in tally.count(deletion.carry_out(job, plan.rows, ground, options.override)):
-            states[outcome.server, outcome.name] = outcome
+    states: dict[tuple[str, str], str] = {}
+    with deletion.only_one(job, step.command, apply=True):
+        for outcome in tally.count(deletion.carry_out(job, rows, ground, options.override)):
+            states[outcome.server, outcome.name] = outcome.state
             yield outcome
-    refused = {place for place, outcome in states.items() if outcome.state == "refused"}
-    gone += [row for row in plan.rows if (row.server, row.name) in states and (row.server, row.name) not in refused]
+    step.taken = [row for row in rows if states.get((row.server, row.name), "refused") != "refused"]
+    step.freed = [row for row in rows if states.get((row.server, row.name)) in ("done", "already")]
 
 
 def without(facts: Facts, gone: Sequence[Delete]) -> Facts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from cftools.jobs import deletion
 from cftools.jobs.gather import Facts
@@ -12,7 +12,7 @@ from cftools.plans.dedup import plan_dedup
 from cftools.plans.values import Plan
 
 
-def run(job: Job, options: deletion.Options) -> Iterator[Row]:
+def run(job: Job, options: deletion.Options) -> Generator[Row, None, None]:
     """See `cftools.jobs.deletion.run`."""
     return deletion.run(job, options, deletion.Kind("dedup", "duplicate", make, wants_hot=False))
 

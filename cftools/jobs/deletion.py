@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple, TypeVar
 
 from cftools import pipe
 from cftools.actions import protocol
+from cftools.facts import presence
 from cftools.facts.inventory import Inventory
 from cftools.jobs.gather import Facts, Given, gather, opened, read_inventory, require_complete, shown
 from cftools.jobs.job import Job
@@ -19,6 +20,7 @@ from cftools.plans import guards
 from cftools.plans.batches import batches
 from cftools.plans.known import still_there
 from cftools.plans.values import Plan
+from cftools.remote.transport import RemoteFault, Transport
 from cftools.state import seen
 from cftools.state.locks import job_lock
 
@@ -52,7 +54,7 @@ class Kind(NamedTuple):
     wants_hot: bool
 
 
-def run(job: Job, options: Options, kind: Kind) -> Iterator[Row]:
+def run(job: Job, options: Options, kind: Kind) -> Generator[Row, None, None]:
     """The `delete` rows of the plan; with ``apply`` an `outcome` row for each follows.
 
     Raises InputUnusable when history or grades are incomplete, GuardRefused, LockHeld.
@@ -100,34 +102,45 @@ def read_plan(job: Job, options: Options, reason: Reason) -> GivenPlan:
         plan = pipe.read(stream, path, [Delete])
     if not plan.end.complete:
         raise InputUnusable(path, "its end row says that it is incomplete", "nothing is deleted on its word")
+    for one in plan.begin.inputs if plan.begin else ():
+        if not one.complete:
+            raise InputUnusable(path, f"it was made from {one.path}, which was incomplete", "make the plan again")
     if plan.begin is None:
         raise InputUnusable(path, "no begin row, so it is not known what it was made from", "make the plan again")
     rows = [row for row in plan.rows if isinstance(row, Delete)]
     if len(rows) != plan.end.counts.get("delete", len(rows)):
         raise InputUnusable(path, pipe.CUT_OFF, pipe.RUN_AGAIN)
     for row in rows:
+        if not 0 <= row.size < 2**63:
+            raise InputUnusable(path, f"a row has the size {row.size}", "make the plan again")
         if row.reason != reason:
             raise InputUnusable(
                 path, f"a row has the reason {row.reason!r}, not {reason!r}", "give each plan to its own command"
             )
-    return GivenPlan(rows, Ground(plan.begin.inputs, read_inventory(job, options.given.inventory), None))
+    taken = read_inventory(job, options.given.inventory)
+    return GivenPlan(rows, Ground(plan.begin.inputs, taken, None))
 
 
-def guard(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[str]) -> None:
-    """Looks at the whole plan. Raises GuardRefused with one line a broken guard, UsageFault for an unknown override."""
+def guard(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[str]) -> bool:
+    """Looks at the whole plan and tells whether what it rests on may be remembered for the next one.
+
+    Raises GuardRefused with one line a broken guard when the plan has rows, UsageFault for an unknown override.
+    """
     try:
         checked = guards.check(_that_count(rows, ground), _guard_facts(job, ground), limits_of(job), override)
     except ValueError as fault:
         raise UsageFault(str(fault)) from fault
     for line in checked.overridden:
         job.say(f"overridden guard {line}")
-    if checked.broken:
+    if rows and checked.broken:
         raise GuardRefused(checked.broken)
+    return not checked.broken
 
 
 def warn(job: Job, rows: Sequence[Delete], ground: Ground) -> None:
     """Says which guards would refuse the plan, for a run that changes nothing."""
-    for line in guards.check(_that_count(rows, ground), _guard_facts(job, ground), limits_of(job)).broken:
+    checked = guards.check(_that_count(rows, ground), _guard_facts(job, ground), limits_of(job))
+    for line in checked.broken if rows else ():
         job.say(f"with --apply a guard would refuse this plan: {line}")
 
 
@@ -152,8 +165,23 @@ def limits_of(job: Job) -> guards.GuardLimits:
     )
 
 
+def _markers(job: Job, taken: Inventory) -> Mapping[str, bool | None]:
+    """Whether the mount marker stands in the roots of each server; asked now when the inventory was not taken now."""
+    marker = job.config.guards.mount_marker
+    if taken.live or not marker:
+        return taken.marked
+
+    def look(transport: Transport) -> bool:
+        roots = job.fleet.servers[transport.server].roots
+        return all(marker in presence.see(transport, root, [marker]) for root in roots)
+
+    answers = job.fleet.each([row.server for row in taken.servers.values() if row.state == "ok"], look)
+    return {name: None if isinstance(answer, RemoteFault) else answer for name, answer in answers.items()}
+
+
 def _guard_facts(job: Job, ground: Ground) -> guards.GuardFacts:
     before = seen.inventory(job.database)
+    marked = _markers(job, ground.inventory)
     history, grades = _dated(ground, 0, "history"), _dated(ground, 1, "grades")
     last = seen.history(job.database, history.path)
     same_generation = last is not None and last.generation == int(history.generation)
@@ -161,7 +189,7 @@ def _guard_facts(job: Job, ground: Ground) -> guards.GuardFacts:
     return guards.GuardFacts(
         now=job.now(),
         servers=tuple(
-            guards.GuardedServer(row.server, row.files, before.get(row.server), taken.marked.get(row.server))
+            guards.GuardedServer(row.server, row.files, before.get(row.server), marked.get(row.server))
             for row in taken.servers.values()
         ),
         inputs=(history, grades),
@@ -184,7 +212,7 @@ def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequen
     Raises GuardRefused before anything is deleted, Stopped between two batches.
     """
     with job.stop.step():
-        guard(job, rows, ground, override)
+        sound = guard(job, rows, ground, override)
         tools = protocol.Tools(
             job.fleet,
             job.database,
@@ -199,7 +227,8 @@ def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequen
         for outcomes in protocol.delete(tools, batches(rows, job.config.delete.batch)):
             gone.update(outcome.server for outcome in outcomes if outcome.state == "done")
             yield from outcomes
-        _remember(job, ground, gone)
+        if sound:
+            _remember(job, ground, gone)
 
 
 def _destinations(job: Job) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class Options(NamedTuple):
     sources: tuple[str, ...] = ()
 
 
-def run(job: Job, options: Options) -> Iterator[Row]:
+def run(job: Job, options: Options) -> Generator[Row, None, None]:
     """A `copy` row for each copy as it is accepted, and an `outcome` row as it ends.
 
     Raises LockHeld when every source it may use is busy with another process; Stopped after a signal, when the copies
@@ -41,7 +41,7 @@ def run(job: Job, options: Options) -> Iterator[Row]:
     options.given.check(options.plan)
     allowed = _allowed(job, options.sources)
     _require_a_free_source(job, allowed)
-    settle_dead_tasks(job, allowed)
+    settle_dead_tasks(job)
     if options.plan is not None:
         supply: Supply = FromPlan(job, options.plan, allowed)
     else:
@@ -50,6 +50,8 @@ def run(job: Job, options: Options) -> Iterator[Row]:
     tally = Tally("copy", "outcome")
     yield from tally.count(carry_out(job, supply, allowed, options.seconds))
     yield End(job.command, supply.complete, dict(tally.counts), supply.skipped, supply.refused)
+    if not tally.counts["outcome"] - tally.counts["copy_skipped"]:
+        _require_nobody_else(job, allowed, supply.refused, tally.counts["copy_skipped"])
 
 
 def carry_out(job: Job, supply: Supply, allowed: list[str], seconds: float | None) -> Iterator[Copy | Outcome]:
@@ -66,6 +68,7 @@ def carry_out(job: Job, supply: Supply, allowed: list[str], seconds: float | Non
                 accepted = tasks.accept(job.database, job.run, supply.more(couriers), time.time())
                 yield from (task.copy for task in accepted)
                 couriers.take(accepted)
+                supply.accepted(len(accepted))
             try:
                 yield couriers.outcomes.get(timeout=LOOK_SECONDS)
                 continue
@@ -86,6 +89,16 @@ def _allowed(job: Job, wanted: tuple[str, ...]) -> list[str]:
         if name not in names:
             raise UsageFault(f"no source {name!r} in the config; there are: {', '.join(names)}")
     return [name for name in names if not wanted or name in wanted]
+
+
+def _require_nobody_else(job: Job, allowed: list[str], refused: dict[str, int], blocked: int) -> None:
+    """A run that did nothing because another one is at it says so. ``blocked``: copies that were not begun.
+
+    Raises LockHeld.
+    """
+    holders = [holder for name in allowed if (holder := job.locks.holder(source_lock(name)))]
+    if holders and (blocked or {"copying", "source-busy"} & refused.keys()):
+        raise LockHeld(*holders[0])
 
 
 def _require_a_free_source(job: Job, allowed: list[str]) -> None:

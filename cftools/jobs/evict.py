@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from cftools.jobs import deletion
 from cftools.jobs.gather import Facts
@@ -13,7 +13,7 @@ from cftools.plans.values import EvictPolicy, Plan
 from cftools.state import journal
 
 
-def run(job: Job, options: deletion.Options) -> Iterator[Row]:
+def run(job: Job, options: deletion.Options) -> Generator[Row, None, None]:
     """See `cftools.jobs.deletion.run`."""
     return deletion.run(job, options, deletion.Kind("evict", "disk", make, wants_hot=True))
 
@@ -21,7 +21,7 @@ def run(job: Job, options: deletion.Options) -> Iterator[Row]:
 def make(job: Job, facts: Facts, taken: Sequence[Delete] = ()) -> Plan[Delete]:
     """The plan for these facts; ``taken``: what dedup deletes in the same cycle."""
     keys = job.config.evict
-    arrivals = journal.arrivals(job.database, job.now() - keys.min_residency)
+    arrivals = journal.arrivals(job.database, job.now() - keys.min_residency, job.now())
     policy = EvictPolicy(keys.limit_percent, keys.target_percent, keys.min_residency)
     plan = plan_evict(facts.node, policy, taken, arrivals)
     for note in plan.notes:

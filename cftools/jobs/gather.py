@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -14,13 +14,13 @@ from cftools import pipe
 from cftools.config.schema import Config
 from cftools.config.servers import ServerSettings
 from cftools.facts import heartbeat, inventory
-from cftools.jobs.hits import count_hot
+from cftools.jobs.hits import count_hot, doubt
 from cftools.jobs.job import Job, nothing
 from cftools.model.errors import InputUnusable, Unreachable, UsageFault
 from cftools.model.rows import Heartbeat, Hot, Input, Role, Server
 from cftools.plans.values import Node, PlanServer
 from cftools.remote.transport import RemoteFault
-from cftools.state import seen
+from cftools.state import seen, tasks
 
 if TYPE_CHECKING:
     from cftools.facts.files import Files
@@ -42,11 +42,12 @@ class Given(NamedTuple):
 
 
 class HotFacts(NamedTuple):
-    """Hits of each hot file by name."""
+    """Hits of each hot file by name. ``fault``: why more files may be hot than these, or empty."""
 
     hits: dict[str, int]
     inputs: tuple[Input, ...] = ()
     skipped: Mapping[str, int] = MappingProxyType({})
+    fault: str = ""
 
 
 class Facts(NamedTuple):
@@ -62,7 +63,7 @@ class Facts(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether every input was whole."""
-        return self.files.complete and all(one.complete for one in self.inputs)
+        return self.files.complete and not self.hot.fault and all(one.complete for one in self.inputs)
 
 
 @contextmanager
@@ -84,23 +85,24 @@ def shown(path: str) -> str:
     return "stdin" if path == STDIN else path
 
 
-def gather(job: Job, given: Given, *, wants_hot: bool = True) -> Facts:
-    """Reads all facts of the node; the event logs only for a planner that ``wants_hot`` files.
+def gather(job: Job, given: Given, *, wants_hot: bool = True, silent: Collection[str] = ()) -> Facts:
+    """Reads all facts of the node; the event logs only for a planner that ``wants_hot`` files. ``silent``: servers that
+    just failed their heartbeat.
 
     Raises InputUnusable, and Unreachable when no source or no destination answered.
     """
     files = read_files(job.config, given.files)
     hot = read_hot(job.config, given.hot, job.now(), job.detail) if wants_hot else HotFacts({})
     taken = read_inventory(job, given.inventory)
-    return combine(job, files, hot, taken)
+    return combine(job, files, hot, taken, silent)
 
 
-def combine(job: Job, files: Files, hot: HotFacts, taken: inventory.Inventory) -> Facts:
-    """Puts facts together that were read before."""
+def combine(job: Job, files: Files, hot: HotFacts, taken: inventory.Inventory, silent: Collection[str] = ()) -> Facts:
+    """Puts facts together that were read before. ``silent``: servers that just failed their heartbeat."""
     node = Node(
         files=files.frame,
         holdings=taken.holdings,
-        servers=plan_servers(job, taken),
+        servers=plan_servers(job, taken, silent),
         hot=hot.hits,
         ignore_prefixes=tuple(job.config.ignore.prefixes),
         now=job.now(),
@@ -136,7 +138,7 @@ def read_hot(config: Config, given: str | None, at: float, detail: Callable[[str
     for path in found.missing:
         detail(f"no event log {path}; its part of the window was not counted")
     skipped = {f"event_log_{cause}": count for cause, count in found.skipped.items()}
-    return HotFacts({row.name: row.hits for row in found.rows}, found.inputs, skipped)
+    return HotFacts({row.name: row.hits for row in found.rows}, found.inputs, skipped, doubt(found))
 
 
 def read_inventory(job: Job, given: str | None) -> inventory.Inventory:
@@ -161,10 +163,11 @@ def read_inventory(job: Job, given: str | None) -> inventory.Inventory:
     return taken
 
 
-def plan_servers(job: Job, taken: inventory.Inventory) -> tuple[PlanServer, ...]:
+def plan_servers(job: Job, taken: inventory.Inventory, silent: Collection[str] = ()) -> tuple[PlanServer, ...]:
     """The servers as planners see them. A remembered heartbeat that failed after the inventory makes a server dead."""
     oldest = max(taken.at, time.time() - job.config.heartbeat.max_age)
-    dead = {name for name, last in seen.heartbeats(job.database).items() if not last.heartbeat.ok and last.at > oldest}
+    dead = set(silent)
+    dead |= {name for name, last in seen.heartbeats(job.database).items() if not last.heartbeat.ok and last.at > oldest}
     servers = []
     roles: list[tuple[Role, ServerSettings]] = [("source", one) for one in job.sources]
     roles += [("destination", one) for one in job.destinations]
@@ -192,19 +195,35 @@ def _available(settings: ServerSettings, row: Server) -> int:
     return row.available if settings.capacity is None else row.total - row.used
 
 
-def check_heartbeats(job: Job, names: list[str] | None = None) -> list[Heartbeat]:
-    """Asks these servers (all, without names) side by side and remembers the answers."""
+class Checked(NamedTuple):
+    """Heartbeats, and the tasks that were released because one of their servers failed its own."""
+
+    heartbeats: list[Heartbeat]
+    released: list[tasks.Task]
+
+    @property
+    def failed(self) -> list[str]:
+        """The servers that did not answer."""
+        return [one.server for one in self.heartbeats if not one.ok]
+
+
+def check_heartbeats(job: Job, names: list[str] | None = None) -> Checked:
+    """Asks these servers (all, without names) side by side, remembers the answers, and releases at once what the dead
+    ones were to do."""
     wanted = {one.name: one for one in [*job.sources, *job.destinations] if names is None or one.name in names}
     timeout = job.config.heartbeat.timeout
     answers = job.fleet.each(wanted, lambda transport: heartbeat.check(transport, wanted[transport.server], timeout))
     found = [answer for answer in answers.values() if not isinstance(answer, RemoteFault)]
     seen.remember_heartbeats(job.database, found, time.time())
-    return found
+    failed = [one.server for one in found if not one.ok]
+    return Checked(found, tasks.release(job.database, failed, "its server does not answer", time.time()))
 
 
 def incomplete_inputs(facts: Facts) -> list[str]:
     """What is incomplete, one sentence an input."""
     said = [f"{one.path}: {one.fault or 'incomplete'}" for one in facts.inputs if not one.complete]
+    if facts.hot.fault:
+        said.append(facts.hot.fault)
     if not facts.files.complete and not said:
         said = ["the file rows say that they are incomplete"]
     return said

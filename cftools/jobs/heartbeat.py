@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from cftools.jobs.gather import check_heartbeats
 from cftools.jobs.job import Job
+from cftools.model import names
 from cftools.model.errors import Unreachable
 from cftools.model.rows import End, Row
-from cftools.state import tasks
 
 
-def run(job: Job) -> Iterator[Row]:
+def run(job: Job) -> Generator[Row, None, None]:
     """A `heartbeat` row for each server. Raises Unreachable, after the rows, when not one server answered."""
     yield job.begin([])
-    found = check_heartbeats(job)
-    yield from found
-    failed = [one.server for one in found if not one.ok]
-    released = tasks.release(job.database, failed, "its server does not answer", time.time())
-    for task in released:
-        job.say(f"copy of {task.copy.name} from {task.copy.source} to {task.copy.destination} released")
-    yield End(job.command, True, {"heartbeat": len(found), "failed": len(failed), "released": len(released)})
-    if failed and len(failed) == len(found):
+    checked = check_heartbeats(job)
+    yield from checked.heartbeats
+    for task in checked.released:
+        row = task.copy
+        job.say(f"copy of {names.display(row.name)} from {row.source} to {row.destination} released")
+    failed, asked = checked.failed, len(checked.heartbeats)
+    yield End(job.command, True, {"heartbeat": asked, "failed": len(failed), "released": len(checked.released)})
+    if failed and len(failed) == asked:
         raise Unreachable("no server answered")

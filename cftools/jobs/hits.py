@@ -23,3 +23,14 @@ def count_hot(config: Config, at: float) -> event_log.HotFiles:
     return event_log.read_hot_files(
         Path(inputs.event_log_dir), inputs.event_log_name, inputs.event_log_timezone, at, settings
     )
+
+
+def doubt(found: event_log.HotFiles) -> str:
+    """Why more files may be hot than were counted, or the empty string.
+
+    A log of the window that is not there is nothing unusual around midnight; but when the others have no hit in the
+    window either, the log that has them may just not have been found.
+    """
+    if found.missing and not found.counts["hits"]:
+        return f"{found.missing[0]}: no such event log, and no hit of the window in any other"
+    return ""

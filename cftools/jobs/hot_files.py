@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import msgspec
 
 from cftools import __version__
 from cftools.config.schema import Config
-from cftools.jobs.hits import count_hot
+from cftools.jobs.hits import count_hot, doubt
 from cftools.model.errors import UsageFault
 from cftools.model.rows import Begin, End, Row
 
@@ -25,7 +25,7 @@ class Options(NamedTuple):
     log_dir: Path | None = None
 
 
-def run(config: Config, options: Options, detail: Callable[[str], None]) -> Iterator[Row]:
+def run(config: Config, options: Options, detail: Callable[[str], None]) -> Generator[Row, None, None]:
     """The `hot` rows of the window, most hits first."""
     at = time.time() if options.at is None else options.at
     found = count_hot(_with(config, options), at)
@@ -35,7 +35,7 @@ def run(config: Config, options: Options, detail: Callable[[str], None]) -> Iter
         detail(f"{cause}: {count} lines")
     yield Begin("hot-files", __version__, at, list(found.inputs))
     yield from found.rows
-    yield End("hot-files", found.complete, {"hot": len(found.rows), **found.counts}, found.skipped)
+    yield End("hot-files", found.complete and not doubt(found), {"hot": len(found.rows), **found.counts}, found.skipped)
 
 
 def _with(config: Config, options: Options) -> Config:

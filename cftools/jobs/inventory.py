@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from cftools.facts import inventory
 from cftools.jobs.job import Job
@@ -11,7 +11,7 @@ from cftools.model.errors import Unreachable, UsageFault
 from cftools.model.rows import End, Row
 
 
-def run(job: Job, only: Sequence[str]) -> Iterator[Row]:
+def run(job: Job, only: Sequence[str]) -> Generator[Row, None, None]:
     """A `server` row for each server asked (all, when ``only`` is empty), then its `holding` rows.
 
     Raises UsageFault for an unknown name, Unreachable (after the rows) when not one server could be listed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from cftools import __version__
@@ -31,7 +31,7 @@ def end(files: Files) -> End:
     return End(COMMAND, files.complete, {"file": files.frame.height}, files.skipped)
 
 
-def rows(files: Files) -> Iterator[Row]:
+def rows(files: Files) -> Generator[Row, None, None]:
     """The whole stream row by row, for people and CSV."""
     yield begin(files)
     yield from file_structs(files.frame)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+
+import msgspec
 
 from cftools.jobs.gather import Facts, Given, gather
 from cftools.jobs.job import Job
 from cftools.jobs.recovery import live_tasks
 from cftools.model.rows import Copy, End, Row
 from cftools.plans.distribute import plan_copies
-from cftools.plans.values import CopyPolicy, Plan, Running
+from cftools.plans.values import CopyPolicy, Plan, PlanServer, Running
 from cftools.state import tasks
 
 
-def run(job: Job, given: Given, limit: int | None) -> Iterator[Row]:
+def run(job: Job, given: Given, limit: int | None) -> Generator[Row, None, None]:
     """The `copy` rows of a plan, and in `end` what was refused, by reason."""
     given.check()
     facts = gather(job, given)
@@ -37,6 +39,17 @@ def make(
         if task.state in ("ready", "working")
     ]
     keys = job.config.distribute
-    policy = CopyPolicy(job.config.evict.target_percent, keys.spread, tasks.cooling(job.database, time.time()))
+    last = tasks.last_pair(job.database)
+    cooling = tasks.cooling(job.database, time.time())
+    policy = CopyPolicy(job.config.evict.target_percent, keys.spread, cooling, last.destination)
+    node = msgspec.structs.replace(facts.node, servers=_after(facts.node.servers, last.source))
     busy = [Running("", 0, source, "", "working") for source in unusable]
-    return plan_copies(facts.node, policy, [*running, *done, *busy], limit)
+    return plan_copies(node, policy, [*running, *done, *busy], limit)
+
+
+def _after(servers: tuple[PlanServer, ...], source: str) -> tuple[PlanServer, ...]:
+    """The servers with the source after ``source`` first: small plans, too, use the sources in turn."""
+    sources = [server for server in servers if server.role == "source"]
+    others = [server for server in servers if server.role != "source"]
+    turn = next((place + 1 for place, server in enumerate(sources) if server.name == source), 0)
+    return (*sources[turn:], *sources[:turn], *others)

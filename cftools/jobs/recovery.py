@@ -23,36 +23,35 @@ def live_tasks(job: Job) -> list[Task]:
     ]
 
 
-def settle_dead_tasks(job: Job, sources: list[str]) -> None:
-    """Ends the tasks of dead processes: ready ones, and the working ones of these sources by looking at their
-    destinations. A source whose lock is held is alive and left alone."""
-    tasks.drop_ready(job.database, _runs_alive(job), time.time())
-    for source in sources:
-        if not tasks.working_of(job.database, source):
-            continue
+def settle_dead_tasks(job: Job) -> None:
+    """Ends the tasks of dead processes: ready ones, and the working ones by looking at their destinations. A source
+    whose lock is held is alive and left alone."""
+    tasks.drop_ready(job.database, lambda run: job.locks.holder(run_lock(run)) is not None, time.time())
+    for source in sorted({task.copy.source for task in tasks.unfinished(job.database) if task.state == "working"}):
         try:
             with job.locks.hold(source_lock(source)):
-                for task in tasks.working_of(job.database, source):
-                    _settle(job, task)
+                settle_source(job, source)
         except LockHeld:
             continue
+
+
+def settle_source(job: Job, source: str) -> None:
+    """Ends the working tasks of a source; call it holding the source's lock, where they are those of dead processes."""
+    for task in tasks.working_of(job.database, source):
+        _settle(job, task)
 
 
 def _settle(job: Job, task: Task) -> None:
     row = task.copy
     settings = job.fleet.servers.get(row.destination)
+    detail = "its run died; what arrived is kept"
     found = None
     if settings is not None:
         try:
             found = presence.see(job.fleet.transport(row.destination), settings.roots[0], [row.name]).get(row.name)
         except RemoteFault as fault:
-            job.detail(f"whether {row.destination} got {row.name} cannot be seen: {fault.detail}")
+            detail = f"its run died; whether the file arrived is not known: {fault.detail}"
     if found and found.regular and found.size == row.size:
         tasks.finish(job.database, task, "done", "its run died; the file is there", time.time())
     else:
-        tasks.finish(job.database, task, "failed", "its run died; what arrived is kept", time.time())
-
-
-def _runs_alive(job: Job) -> list[int]:
-    prefix = run_lock("")
-    return [int(holder.lock[len(prefix) :]) for holder in job.locks.held() if holder.lock.startswith(prefix)]
+        tasks.finish(job.database, task, "failed", detail, time.time())

@@ -38,8 +38,14 @@ class StopFlag:
         self._steps += 1
         try:
             yield
-        finally:
+        except GeneratorExit:
             self._steps -= 1
+            raise
+        except BaseException:
+            self._steps -= 1
+            self.check()  # what went wrong may have gone wrong because of the signal
+            raise
+        self._steps -= 1
         self.check()
 
     def check(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
@@ -12,12 +13,15 @@ from cftools.jobs import plan_distribute
 from cftools.jobs.couriers import Couriers
 from cftools.jobs.gather import Facts, Given, combine, gather, opened, read_files, read_hot, read_inventory, shown
 from cftools.jobs.job import Job
+from cftools.jobs.recovery import settle_dead_tasks
 from cftools.model import names
 from cftools.model.errors import InputUnusable
 from cftools.model.rows import Copy, Input
 from cftools.remote.transport import RemoteFault
 
-PLANNED_AHEAD = 64  # copies planned a source before the facts are looked at again
+PLANNED_AHEAD = 64  # copies looked for a source in one plan
+ACCEPTED_AHEAD = 4  # of which so many are taken: then the facts are looked at again, for something hotter
+REPLAN_SECONDS = 5.0  # after a plan in vain the next one waits so long while copies are under way
 
 
 class Supply(Protocol):
@@ -40,6 +44,9 @@ class Supply(Protocol):
 
     def more(self, couriers: Couriers) -> list[Copy]:
         """The next copies for couriers that have nothing to do."""
+
+    def accepted(self, number: int) -> None:
+        """How many of the last copies were accepted; the others are another process's."""
 
     def may_have_more(self, couriers: Couriers) -> bool:
         """Whether asking again could bring a copy."""
@@ -83,6 +90,9 @@ class FromPlan:
         rows, self._rows = self._rows, []
         return rows
 
+    def accepted(self, number: int) -> None:
+        """See `Supply.accepted`."""
+
     def may_have_more(self, couriers: Couriers) -> bool:
         """See `Supply.may_have_more`."""
         del couriers
@@ -93,7 +103,9 @@ def _check_row(job: Job, row: Copy, path: str) -> None:
     servers = job.fleet.servers
     source, destination = servers.get(row.source), servers.get(row.destination)
     fault = names.unsafe(row.name)
-    if source is None or source.role != "source":
+    if not all(0 <= number < 2**63 for number in (row.size, row.rank, row.hits)):
+        fault = "a number is out of range"
+    elif source is None or source.role != "source":
         fault = f"{row.source!r} is no source of the config"
     elif destination is None or destination.role != "destination":
         fault = f"{row.destination!r} is no destination of the config"
@@ -115,7 +127,10 @@ class Planned:
         self._facts = facts or gather(job, given)
         self._signature = self._history_signature()
         self._planned = False
-        self._empty_at = -1  # how many copies had ended when the last plan was empty
+        self._in_vain = False  # whether the last plan brought nothing
+        self._planned_for: set[str] = set()  # the sources that were free then
+        self._ended = 0  # copies that had ended when it was made
+        self._planned_at = 0.0
         self.refused: dict[str, int] = {}
         self._sweep()
 
@@ -137,8 +152,10 @@ class Planned:
     def more(self, couriers: Couriers) -> list[Copy]:
         """See `Supply.more`."""
         if self._planned:
+            settle_dead_tasks(self._job)
             self._refresh(couriers)
-        ended = couriers.ended
+        self._ended, self._planned_at = couriers.ended, time.monotonic()
+        self._planned_for = set(couriers.free_sources())
         plan = plan_distribute.make(
             self._job,
             self._facts,
@@ -149,12 +166,26 @@ class Planned:
         if not self._planned:
             self.refused = plan.refused  # later plans look only at what came up since
         self._planned = True
-        self._empty_at = -1 if plan.rows else ended
-        return plan.rows
+        taken: Counter[str] = Counter()
+        rows = []
+        for row in plan.rows:
+            if taken[row.source] < ACCEPTED_AHEAD:
+                taken[row.source] += 1
+                rows.append(row)
+        return rows
+
+    def accepted(self, number: int) -> None:
+        """See `Supply.accepted`."""
+        self._in_vain = not number
 
     def may_have_more(self, couriers: Couriers) -> bool:
-        """See `Supply.may_have_more`: after an empty plan only the end of a copy can bring something new."""
-        return self._empty_at != couriers.ended
+        """See `Supply.may_have_more`: after a plan in vain only another free source, or the end of a copy, can bring
+        something new."""
+        if not self._in_vain or set(couriers.free_sources()) - self._planned_for:
+            return True
+        if self._ended == couriers.ended:
+            return False
+        return couriers.at_rest() or time.monotonic() - self._planned_at >= REPLAN_SECONDS
 
     def _refresh(self, couriers: Couriers) -> None:
         job, facts = self._job, self._facts

@@ -1,6 +1,8 @@
 """Limits over which a whole plan of deletions is refused before anything is deleted.
 
-A broken guard is one line: its name, what it found, and what would let the plan pass. A plan without rows breaks none.
+A broken guard is one line: its name, what it found, and what would let the plan pass. Guards about the facts (a
+history or an inventory that shrank, a missing mount) are looked at for a plan without rows too: facts that break one
+must not become what the next run compares with.
 """
 
 from __future__ import annotations
@@ -83,8 +85,6 @@ def check(rows: Sequence[Delete], facts: GuardFacts, limits: GuardLimits, overri
     if unknown:
         raise ValueError(f"no guard {', '.join(map(repr, unknown))}; the guards are {', '.join(GUARDS)}")
     checked = Checked([], [])
-    if not rows:
-        return checked
     for name, guard in GUARDS.items():
         for found, remedy in guard(rows, facts, limits):
             (checked.overridden if name in passed else checked.broken).append(

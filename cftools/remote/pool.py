@@ -55,7 +55,11 @@ class Fleet:
         if len(wanted) == 1:
             return {wanted[0]: guarded(wanted[0])}
         with ThreadPoolExecutor(min(self._parallel, len(wanted)), thread_name_prefix="server") as pool:
-            return dict(zip(wanted, pool.map(guarded, wanted), strict=True))
+            try:
+                return dict(zip(wanted, pool.map(guarded, wanted), strict=True))
+            except BaseException:
+                self.close()  # a signal must not wait for the slowest server
+                raise
 
     def close(self) -> None:
         """Closes every connection; a server that hangs does not hold the others up."""

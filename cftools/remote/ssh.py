@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -15,11 +16,15 @@ import msgspec
 import paramiko
 
 from cftools.config.servers import ServerSettings
-from cftools.remote.transport import POLL_SECONDS, Patience, RemoteFault, Reply, Script, exchange, nothing
+from cftools.remote.transport import POLL_SECONDS, FaultKind, Patience, RemoteFault, Reply, Script, exchange, nothing
 
 KEEPALIVE_SECONDS = 15
 RETRY_SECONDS = 5.0  # a server that refused a connection is not asked again by this process for so long
 WINDOW = 8 << 20
+
+_HOP = re.compile(
+    r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?:\[(?P<bracketed>[^]]+)]|(?P<host>[^][:@]+))(?::(?P<port>\d{1,5}))?"
+)
 
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # its faults come back as exceptions; nothing to stderr
 
@@ -63,6 +68,7 @@ class SshTransport:
         limit = self._settings.response_timeout
         if deadline is not None:
             limit = max(0.01, min(limit, deadline - time.monotonic()))
+        late = False
         try:
             if transport is None:
                 raise EOFError("connection closed")
@@ -70,10 +76,18 @@ class SshTransport:
             channel.settimeout(POLL_SECONDS)
             if script.with_agent:
                 paramiko.agent.AgentRequestHandler(channel)
-            channel.exec_command(script.command())
+            # paramiko waits without end for the answer to the request; closing the channel ends that.
+            alarm = threading.Timer(limit, channel.close)
+            alarm.start()
+            try:
+                channel.exec_command(script.command())
+            finally:
+                late = not alarm.is_alive()
+                alarm.cancel()
         except (paramiko.SSHException, EOFError, OSError) as fault:
             self.close()
-            raise RemoteFault(self.server, "broken", f"cannot start {script.verb}: {_text(fault)}") from fault
+            kind: FaultKind = "silent" if late else "broken"
+            raise RemoteFault(self.server, kind, f"cannot start {script.verb}: {_text(fault)}") from fault
         return SshSession(self.server, channel, Patience(self._settings.response_timeout, deadline, watch))
 
     def close(self) -> None:
@@ -134,14 +148,15 @@ class SshTransport:
             raise RemoteFault(self.server, "unreachable", _text(fault)) from fault
 
     def _through(self, jumps: str, limit: float) -> paramiko.Channel:
-        """A channel to the server through the hosts of ProxyJump, the last of which opens it."""
-        hop, _, rest = jumps.rpartition(",")
-        user, _, place = hop.rpartition("@")
-        host, _, port = place.partition(":")
-        via = msgspec.structs.replace(self._settings, address=host, port=int(port or 0), user=user)
-        route = route_of(via)
-        if rest:
+        """A channel to the server, opened by the one host that ProxyJump names as [USER@]HOST[:PORT]."""
+        if "," in jumps:
             raise RemoteFault(self.server, "unreachable", "ProxyJump over more than one host is not supported")
+        found = _HOP.fullmatch(jumps)
+        if found is None:
+            raise RemoteFault(self.server, "unreachable", f"ProxyJump {jumps}: not [USER@]HOST[:PORT]")
+        user, host, port = found["user"] or "", found["bracketed"] or found["host"], int(found["port"] or 0)
+        via = msgspec.structs.replace(self._settings, address=host, port=port, user=user)
+        route = route_of(via)
         if self._jump is not None:
             self._jump.close()
         self._jump = _login(via, route, limit, None)
@@ -238,13 +253,16 @@ def route_of(settings: ServerSettings) -> dict[str, Any]:
         except (paramiko.ConfigParseError, OSError, UnicodeDecodeError) as fault:
             raise RemoteFault(settings.name, "unreachable", f"{settings.config_file}: {_text(fault)}") from fault
     found.setdefault("hostname", settings.address)
-    found["port"] = settings.port or int(found.get("port", 22))
+    port = str(settings.port or found.get("port", 22))
+    if not port.isascii() or not port.isdigit():
+        raise RemoteFault(settings.name, "unreachable", f"{settings.config_file}: {port!r} is no port")
+    found["port"] = int(port)
     found["user"] = settings.user or found.get("user") or None
     # Like ssh, pass over keys that ssh_config names and that are not there.
     found["identityfile"] = [name for name in found.get("identityfile", []) if Path(name).expanduser().is_file()]
     for word in ("proxyjump", "proxycommand"):
-        if found.get(word, "").lower() == "none":
-            del found[word]
+        if (found.get(word) or "none").lower() == "none":
+            found.pop(word, None)
     return found
 
 
@@ -266,7 +284,7 @@ def _login(settings: ServerSettings, route: dict[str, Any], limit: float, gate: 
             pkey=key,
             key_filename=None if key else route["identityfile"],
             timeout=limit,
-            banner_timeout=limit,
+            banner_timeout=limit + 1,  # the limit above comes first, with one message for all of the handshake
             auth_timeout=limit,
             channel_timeout=limit,
             allow_agent=key is None,

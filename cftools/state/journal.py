@@ -61,10 +61,11 @@ def settle(database: Database, settlements: Iterable[Settlement], now: float) ->
         settle_inside(database, settlements, now)
 
 
-def settle_inside(database: Database, settlements: Iterable[Settlement], now: float) -> None:
-    """`settle` for a caller that has a transaction open."""
+def settle_inside(database: Database, settlements: Iterable[Settlement], now: float, *, again: bool = False) -> None:
+    """`settle` for a caller that has a transaction open; ``again``: rows that were settled before too."""
+    which = "" if again else " AND state = 'intended'"
     database.execute_many(
-        "UPDATE journal SET state = ?, detail = ?, finished = ? WHERE id = ? AND state = 'intended'",
+        "UPDATE journal SET state = ?, detail = ?, finished = ? WHERE id = ?" + which,
         [(one.state, one.detail, now, one.id) for one in settlements],
     )
 
@@ -79,13 +80,17 @@ def unsettled_deletes(database: Database) -> list[Unsettled]:
     ]
 
 
-def arrivals(database: Database, since: float) -> Mapping[tuple[str, str], float]:
-    """When the copies finished since then became visible, by (server, name); epoch seconds."""
+def arrivals(database: Database, since: float, now: float) -> Mapping[tuple[str, str], float]:
+    """When the copies finished since then became visible, by (server, name); epoch seconds.
+
+    A copy that is still `intended` may become visible at any moment, or did while its run died: it counts as of
+    ``now``.
+    """
     return {
         (server, name): finished
         for server, name, finished in database.rows(
-            "SELECT server, name, max(finished) FROM journal"
-            " WHERE verb = 'copy' AND state = 'done' AND finished >= ? GROUP BY server, name",
-            (since,),
+            "SELECT server, name, max(coalesce(finished, ?)) FROM journal"
+            " WHERE verb = 'copy' AND (state = 'intended' OR state = 'done' AND finished >= ?) GROUP BY server, name",
+            (now, since),
         )
     }

@@ -9,12 +9,12 @@ of the source has found one whose process died.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from cftools.model.rows import Copy
+from cftools.model.rows import Copy, OutcomeState
 from cftools.state import journal
 from cftools.state.database import Database
 
@@ -106,17 +106,23 @@ def start(database: Database, run: int, task: Task, now: float) -> Task | None:
     return Task(task.id, run, task.copy, "working", number)
 
 
-def finish(database: Database, task: Task, state: TaskState, detail: str, now: float) -> bool:
-    """Ends a task and settles its journal row. Returns False when it had ended already."""
+def finish(database: Database, task: Task, state: TaskState, detail: str, now: float, *, already: bool = False) -> bool:
+    """Ends a task and settles its journal row. Returns False when it had ended already.
+
+    A copy that is done is noted as done even then: released or not, the file is there. ``already``: it was there
+    before.
+    """
+    settled: OutcomeState = "already" if already else JOURNAL_STATES[state]
+    open_states = "'ready', 'working', 'cancelled'" if state == "done" else "'ready', 'working'"
     with database.transaction():
+        before = database.rows("SELECT state FROM task WHERE id = ?", (task.id,))
         changed = database.execute(
-            "UPDATE task SET state = ?, detail = ?, finished = ? WHERE id = ? AND state IN ('ready', 'working')",
+            f"UPDATE task SET state = ?, detail = ?, finished = ? WHERE id = ? AND state IN ({open_states})",
             (state, detail, now, task.id),
         )
         if changed and task.journal:
-            settlement = journal.Settlement(task.journal, JOURNAL_STATES[state], detail)
-            journal.settle_inside(database, [settlement], now)
-    return bool(changed)
+            journal.settle_inside(database, [journal.Settlement(task.journal, settled, detail)], now, again=True)
+    return bool(changed) and before != [("cancelled",)]
 
 
 def is_working(database: Database, task: Task) -> bool:
@@ -139,11 +145,16 @@ def working_of(database: Database, source: str) -> list[Task]:
     return [task for task in unfinished(database) if task.state == "working" and task.copy.source == source]
 
 
-def drop_ready(database: Database, runs_alive: Sequence[int], now: float) -> None:
-    """Cancels ready tasks of runs that are over: nobody would ever start them."""
-    alive = set(runs_alive)
+def drop_ready(database: Database, is_alive: Callable[[int], bool], now: float) -> None:
+    """Cancels ready tasks of runs that are over: nobody would ever start them.
+
+    The tasks are read before their runs are asked for: a run that starts in between is no dead one.
+    """
+    alive: dict[int, bool] = {}
     for number, run in database.rows("SELECT id, run FROM task WHERE state = 'ready'"):
         if run not in alive:
+            alive[run] = is_alive(run)
+        if not alive[run]:
             database.execute(
                 "UPDATE task SET state = 'cancelled', detail = 'its run ended', finished = ?"
                 " WHERE id = ? AND state = 'ready'",
@@ -176,3 +187,9 @@ def warm_up(database: Database, pair: Pair) -> None:
 def cooling(database: Database, now: float) -> frozenset[tuple[str, str]]:
     """The pairs that rest now."""
     return frozenset(database.rows("SELECT source, destination FROM cooldown WHERE until > ?", (now,)))
+
+
+def last_pair(database: Database) -> Pair:
+    """The source and destination of the newest task; empty names when there is none."""
+    found = database.rows("SELECT source, destination FROM task ORDER BY id DESC LIMIT 1")
+    return Pair(*found[0]) if found else Pair("", "")

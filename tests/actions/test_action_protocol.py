@@ -117,6 +117,15 @@ def test_an_answer_of_keeper_or_origin_that_is_cut_off_is_no_answer(node: LocalN
     assert "dest1" in node.holders("a.mpg")
 
 
+@pytest.mark.parametrize("other", ["dest3", "src1"])
+def test_a_victim_that_is_the_very_file_of_keeper_or_origin_is_refused(node: LocalNode, other: str) -> None:
+    victim = node.root("dest1") / "a.mpg"
+    victim.unlink()
+    victim.hardlink_to(node.root(other) / "a.mpg")  # as it looks when two servers mount one storage
+    assert detail(node.delete([duplicate("dest1")])).endswith("both use one storage")
+    assert victim.exists()
+
+
 def test_one_source_that_has_the_file_is_enough_on_whichever_root(tmp_path: Path) -> None:
     node = LocalNode(tmp_path, sources=2, roots=2)
     put(node.root("src2", 1), "a.mpg")
@@ -248,4 +257,5 @@ def test_a_batch_takes_one_call_a_server_whatever_the_number_of_files(node: Loca
     for name in names:
         node.put(name, "src1", "dest1", "dest2", "dest3")
     node.delete([duplicate(server, name) for name in names for server in ("dest1", "dest2")])
-    assert sorted(node.calls) == [("dest1", "unlink"), ("dest2", "unlink"), ("dest3", "stat"), ("src1", "stat")]
+    looks = [(server, "stat") for server in ("dest1", "dest2", "dest3", "src1")]
+    assert sorted(node.calls) == sorted([("dest1", "unlink"), ("dest2", "unlink"), *looks])

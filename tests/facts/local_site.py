@@ -51,7 +51,7 @@ class LocalSite(Site):
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
         out.flush()
-        self.talk, self.output = talk.getvalue(), out.buffer.getvalue()  # type: ignore[attr-defined]
+        self.talk, self.output = talk.getvalue(), out.buffer.getvalue()
         assert code == expect, f"{words}: exit {code}\n{self.talk}\n{self.output.decode()}"
         return [json.loads(line) for line in self.output.splitlines()]
 

@@ -9,7 +9,6 @@ import pytest
 from local_node import CONTENT, ODD, SIZE, Wire, cut, put, text
 
 from cftools.facts import presence
-from cftools.facts.presence import Seen
 from cftools.remote.transport import RemoteFault, Reply, Script
 
 NAMES = [text(name) for name in ODD]
@@ -18,7 +17,9 @@ NAMES = [text(name) for name in ODD]
 def test_files_of_any_name_are_seen_with_size_and_time(tmp_path: Path) -> None:
     for name in ODD:
         os.utime(put(tmp_path, name), (1, 1_500_000_000))
-    assert presence.see(Wire("src1"), str(tmp_path), NAMES) == dict.fromkeys(NAMES, Seen(True, SIZE, 1_500_000_000))
+    seen = presence.see(Wire("src1"), str(tmp_path), NAMES)
+    assert {name: one[:3] for name, one in seen.items()} == dict.fromkeys(NAMES, (True, SIZE, 1_500_000_000))
+    assert len({one.identity for one in seen.values()}) == len(NAMES)
     assert presence.gone(Wire("src1"), str(tmp_path), NAMES) == dict.fromkeys(NAMES, False)
 
 
@@ -47,6 +48,15 @@ def test_whether_a_file_below_no_folder_is_gone_cannot_be_told_when_a_file_is_in
         "file/a.mpg": None,
         "none/a.mpg": True,
     }
+
+
+def test_one_file_seen_at_two_places_has_one_identity(tmp_path: Path) -> None:
+    put(tmp_path, b"one/a.mpg")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "a.mpg").hardlink_to(tmp_path / "one" / "a.mpg")
+    put(tmp_path, b"three/a.mpg")
+    found = [presence.see(Wire("src1"), str(tmp_path / place), ["a.mpg"])["a.mpg"] for place in ("one", "two", "three")]
+    assert found[0].identity == found[1].identity != found[2].identity
 
 
 def test_more_names_than_one_command_line_holds_are_all_answered(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cftools.state.locks import Locks
 
 
 def site_with(tmp_path: Path, capacity: int = 1000, **sections: dict[str, Any]) -> LocalSite:
-    """dest1 holds r0 (best) to r8 and dup.mpg, which dest2 holds too and which is ranked last; wanted.mpg is missing."""
+    """dest1 holds r0 (best) to r8; dest1 and dest2 hold dup.mpg, ranked last; wanted.mpg is missing."""
     site = LocalSite(tmp_path)
     site.server_keys = {
         "dest1": {"capacity": f"{capacity}B"},

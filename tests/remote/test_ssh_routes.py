@@ -1,0 +1,187 @@
+"""Where and as whom to log in: the config, then ssh_config, then the defaults; and jumps over a host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cftools.config.servers import ServerSettings
+from cftools.lab.keys import Keys
+from cftools.lab.servers import own_name
+from cftools.lab.sshd import SshdServers
+from cftools.remote.ssh import SshTransport, route_of
+from cftools.remote.transport import RemoteFault, Reply, Script
+
+PLACE = Script("test", "echo $SSH_CONNECTION")
+
+
+def settings(tmp_path: Path, ssh_config: str | bytes, **changes: Any) -> ServerSettings:
+    path = tmp_path / "ssh_config"
+    path.write_bytes(ssh_config if isinstance(ssh_config, bytes) else ssh_config.encode())
+    return ServerSettings("here", "server", **{"address": "edge1", "config_file": str(path), **changes})
+
+
+def route(tmp_path: Path, ssh_config: str, **changes: Any) -> dict[str, Any]:
+    return route_of(settings(tmp_path, ssh_config, **changes))
+
+
+CONFIG = """
+Host edge1
+    HostName 10.0.0.9
+    Port 2200
+    User vod
+Host *
+    Port 2300
+    User other
+"""
+
+
+def test_ssh_config_tells_what_the_config_leaves_open(tmp_path: Path) -> None:
+    found = route(tmp_path, CONFIG)
+    assert (found["hostname"], found["port"], found["user"]) == ("10.0.0.9", 2200, "vod")
+    found = route(tmp_path, CONFIG, address="10.0.0.8")
+    assert (found["hostname"], found["port"], found["user"]) == ("10.0.0.8", 2300, "other")
+
+
+def test_the_config_goes_before_ssh_config(tmp_path: Path) -> None:
+    found = route(tmp_path, CONFIG, port=22, user="cm")
+    assert (found["hostname"], found["port"], found["user"]) == ("10.0.0.9", 22, "cm")
+
+
+@pytest.mark.parametrize("config_file", ["", "/dev/null", "/nonexistent/ssh_config"])
+def test_without_ssh_config_the_defaults_of_ssh_hold(config_file: str) -> None:
+    found = route_of(ServerSettings("here", "server", "edge1", config_file=config_file))
+    assert (found["hostname"], found["port"], found["user"], found["identityfile"]) == ("edge1", 22, None, [])
+
+
+def test_keys_that_ssh_config_names_are_used_where_they_exist(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("")
+    assert route(tmp_path, f"IdentityFile {tmp_path}/none\nIdentityFile {key}\n")["identityfile"] == [str(key)]
+
+
+@pytest.mark.parametrize("word", ["ProxyJump", "ProxyCommand"])
+def test_none_means_no_proxy(tmp_path: Path, word: str) -> None:
+    assert word.lower() in route(tmp_path, f"{word} somewhere\n")
+    assert word.lower() not in route(tmp_path, f"{word} none\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["Host edge1\n  Port\n", "Match wrong\n", b"Host \xff\xfe\n", "Host edge1\n  Port abc\n"]
+)
+def test_an_ssh_config_that_cannot_be_read_is_named(tmp_path: Path, text: str | bytes) -> None:
+    broken = settings(tmp_path, text)
+    with pytest.raises(RemoteFault) as caught:
+        SshTransport(broken).call(PLACE)
+    assert caught.value.nothing_was_done
+    assert str(caught.value).startswith(f"here: unreachable: {tmp_path}/ssh_config: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+Call = Callable[..., Reply]
+
+
+class Net:
+    """Two real servers, and calls to the second with an ssh_config."""
+
+    def __init__(self, servers: SshdServers, keys: Keys, folder: Path, addresses: tuple[str, str]) -> None:
+        self.servers, self.keys, self._folder = servers, keys, folder
+        self.gate, self.target = addresses
+        self.ports = {address: servers.start(address) for address in addresses}
+
+    def call(self, ssh_config: str, **changes: Any) -> Reply:
+        """Runs PLACE on the target; ssh_config may name the servers and ports."""
+        words = {"GATE": self.gate, "TARGET": self.target, "KEY": str(self.keys.identity)}
+        words |= {"GATEPORT": str(self.ports[self.gate]), "TARGETPORT": str(self.ports[self.target])}
+        for word in sorted(words, key=len, reverse=True):
+            ssh_config = ssh_config.replace(f"<{word}>", words[word])
+        plain = settings(self._folder, ssh_config, known_hosts=str(self.keys.known_hosts), connect_timeout=5.0)
+        transport = SshTransport(msgspec.structs.replace(plain, **changes))
+        try:
+            return transport.call(PLACE)
+        finally:
+            transport.close()
+
+
+@pytest.fixture(scope="module")
+def net(keys: Keys, new_address: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    folder = tmp_path_factory.mktemp("net")
+    with ExitStack() as stack:
+        servers = stack.enter_context(SshdServers(keys, folder / "sshd"))
+        yield Net(servers, keys, folder, (new_address(), new_address()))
+
+
+ALIAS = f"Host edge1\n HostName <TARGET>\n Port <TARGETPORT>\n User {own_name()}\n IdentityFile <KEY>\n"
+JUMP_HOST = f"Host gate\n HostName <GATE>\n Port <GATEPORT>\n User {own_name()}\n IdentityFile <KEY>\n"
+
+
+@pytest.mark.system
+def test_host_port_user_and_key_of_ssh_config_reach_a_server(net: Net) -> None:
+    assert net.call(ALIAS).out.split()[2:] == [net.target.encode(), str(net.ports[net.target]).encode()]
+    with pytest.raises(RemoteFault, match="login refused"):
+        net.call(ALIAS, user="nobody-of-this-name")
+    with pytest.raises(RemoteFault, match="unreachable"):
+        net.call(ALIAS, port=1)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("jump", ["gate", f"{own_name()}@<GATE>:<GATEPORT>", f"ssh://{own_name()}@[<GATE>]:<GATEPORT>"])
+def test_a_server_is_reached_over_a_jump_host(net: Net, jump: str) -> None:
+    everywhere = f"{ALIAS} ProxyJump {jump}\n{JUMP_HOST}Host *\n IdentityFile <KEY>\n"
+    here, direct = net.call(everywhere).out.split(), net.call(ALIAS).out.split()
+    assert here[2:] == direct[2:] == [net.target.encode(), str(net.ports[net.target]).encode()]
+    # Without the jump host it does not work: the connection does go through it.
+    net.servers.stop(net.gate)
+    try:
+        with pytest.raises(RemoteFault, match="Connection refused"):
+            net.call(everywhere)
+    finally:
+        net.servers.start(net.gate)
+
+
+@pytest.mark.parametrize("jump", ["a@b@c", "gate:port", "[::1", "@", ":22"])
+def test_a_jump_host_that_is_none_is_told(tmp_path: Path, jump: str) -> None:
+    with pytest.raises(RemoteFault) as caught:
+        SshTransport(settings(tmp_path, f"ProxyJump {jump}\n")).call(PLACE)
+    assert str(caught.value) == f"here: unreachable: ProxyJump {jump}: not [USER@]HOST[:PORT]"
+
+
+@pytest.mark.system
+def test_a_jump_host_that_is_down_or_unknown_is_told(net: Net, tmp_path: Path) -> None:
+    with pytest.raises(RemoteFault) as caught:
+        net.call(f"{ALIAS} ProxyJump <GATE>:1\n")
+    assert (caught.value.kind, caught.value.detail) == ("unreachable", "Connection refused")
+    known = tmp_path / "known"
+    line = next(line for line in net.keys.known_hosts.read_text().splitlines() if net.target in line)
+    known.write_text(f"{line}\n")
+    with pytest.raises(RemoteFault) as caught:
+        net.call(f"{ALIAS} ProxyJump gate\n{JUMP_HOST}", known_hosts=str(known))
+    assert (caught.value.kind, caught.value.nothing_was_done) == ("refused", True)
+    assert "unknown host key" in caught.value.detail
+
+
+@pytest.mark.system
+def test_a_jump_host_that_does_not_reach_the_server_is_told(net: Net) -> None:
+    with pytest.raises(RemoteFault) as caught:
+        net.call(f"{ALIAS} ProxyJump gate\n{JUMP_HOST}", port=1)
+    assert caught.value.kind == "unreachable"
+
+
+def test_more_than_one_jump_host_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(RemoteFault, match="ProxyJump over more than one host is not supported"):
+        SshTransport(settings(tmp_path, "ProxyJump one,two\n")).call(PLACE)
+
+
+@pytest.mark.system
+def test_a_proxy_command_carries_the_connection(net: Net) -> None:
+    relay = "import socket,sys,threading,os;s=socket.create_connection((sys.argv[1],int(sys.argv[2])));"
+    relay += "f=lambda:[s.sendall(d) for d in iter(lambda:os.read(0,65536),b'')];"
+    relay += "threading.Thread(target=f,daemon=True).start();"
+    relay += "[os.write(1,d) for d in iter(lambda:s.recv(65536),b'')]"
+    reply = net.call(f'{ALIAS} ProxyCommand python3 -c "{relay}" %h %p\n')
+    assert reply.out.split()[2:] == [net.target.encode(), str(net.ports[net.target]).encode()]
