@@ -72,14 +72,16 @@ def _complaint(row: Row) -> str:
 def _write_ndjson(rows: Iterable[Row]) -> None:
     out = sys.stdout.buffer
     waiting: list[Row] = []
-    for row in rows:
-        waiting.append(row)
-        # Outcomes are written as they happen; other rows come by the thousand and go out in blocks.
-        if len(waiting) >= FLUSH_ROWS or isinstance(row, Outcome | Begin | End):
-            out.write(pipe.encode_all(waiting))
-            out.flush()
-            waiting.clear()
-    if waiting:
+    try:
+        for row in rows:
+            waiting.append(row)
+            # Outcomes are written as they happen; other rows come by the thousand and go out in blocks.
+            if len(waiting) >= FLUSH_ROWS or isinstance(row, Outcome | Begin | End):
+                block = pipe.encode_all(waiting)
+                waiting.clear()
+                out.write(block)
+                out.flush()
+    finally:  # a plan that a guard refuses is told, too
         out.write(pipe.encode_all(waiting))
         out.flush()
 
@@ -108,11 +110,14 @@ def _write_tables(rows: Iterable[Row]) -> None:
     from cftools.report.tables import Tables
 
     tables = Tables(terminal=sys.stdout.isatty())
+    begun = False
     try:
         for row in rows:
+            begun = True
             tables.add(row)
-    finally:  # what was done before a fault is told, too
-        tables.show()
+    finally:
+        if begun:  # what was done before a fault is told, too
+            tables.show()
 
 
 @contextmanager

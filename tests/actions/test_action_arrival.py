@@ -194,7 +194,7 @@ def test_a_rename_that_fails_is_no_success(tmp_path: Path, monkeypatch: pytest.M
     arrival.prepare(wire, target)
     arrive(target)
     fake_program(monkeypatch, tmp_path / "bin", "mv", 'echo "mv: Read-only file system" >&2; exit 1')
-    with pytest.raises(RemoteFault, match="Read-only file system"):
+    with pytest.raises(Refused, match="Read-only file system"):
         arrival.publish(wire, target)
     assert part(target).read_bytes() == CONTENT
 

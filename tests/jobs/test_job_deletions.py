@@ -240,3 +240,20 @@ def test_nothing_outside_the_roots_is_touched_by_a_plan_made_by_hand(tmp_path: P
     done = site.run("dedup", "--apply", "-", stdin=plan, expect=1)
     assert [row["state"] for row in kinds(done, "outcome")] == ["refused"] * len(names)
     assert outside.read_bytes() == CONTENT
+
+
+def test_a_plan_is_carried_out_by_its_own_command_alone(tmp_path: Path) -> None:
+    site = full_site(tmp_path, 1000)
+    site.put("dup.mpg", "src1", "dest1", "dest2")
+    holders: dict[str, list[str]] = {f"r{number}.mpg": ["dest1"] for number in range(1, 11)}
+    site.write_inputs({"dup.mpg": ["dest1", "dest2"], **holders})
+    before = site.standing()
+    for maker, taker in (("evict", "dedup"), ("dedup", "evict")):
+        site.run(maker)
+        plan = site.output
+        assert kinds(site.run(taker, "--apply", "-", stdin=plan, expect=65), "outcome") == []
+        assert site.talk.endswith("; give each plan to its own command\n")
+        rows = site.run(maker, "-", stdin=plan)
+        assert kinds(rows, "delete")
+        assert kinds(rows, "outcome") == []
+    assert site.standing() == before

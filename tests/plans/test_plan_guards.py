@@ -146,8 +146,9 @@ def test_destinations_changed_names_what_came_and_went() -> None:
     assert "; dst1 10.0.0.9 removed; wait for a history" in lines[0]
 
 
-def test_a_plan_without_rows_breaks_none() -> None:
-    assert broken([], history_lines=0, destinations=frozenset()) == []
+def test_facts_are_judged_for_a_plan_without_rows_too() -> None:
+    assert broken([]) == []
+    assert len(broken([], history_lines=0, destinations=frozenset())) == 2
 
 
 def test_all_broken_guards_are_told_at_once() -> None:

@@ -126,7 +126,13 @@ def test_arrivals_are_finished_copies_since_a_moment_the_newest_of_each(database
     copied("cancelled", "cancelled", 104.0)
     (number,) = journal.intend_deletes(database, 1, [delete("deleted")], 105.0)
     journal.settle(database, [Settlement(number, "done")], 105.0)
-    assert journal.arrivals(database, 100.0) == {("dst1", "edge"): 100.0, ("dst1", "twice"): 102.0}
+    (ready,) = tasks.accept(database, 1, [Copy("1", "arriving", 5, "src1", "/d/arriving", "dst1", 1, 0, "rank")], 106.0)
+    tasks.start(database, 1, ready, 106.0)
+    assert journal.arrivals(database, 100.0, 200.0) == {
+        ("dst1", "edge"): 100.0,
+        ("dst1", "twice"): 102.0,
+        ("dst1", "arriving"): 200.0,
+    }
 
 
 def test_a_run_notes_who_it_was_and_how_it_ended(database: Database) -> None:

@@ -58,8 +58,6 @@ def test_a_node_that_is_kept_can_be_served_and_worked_on(tmp_path: Path) -> None
             (("heartbeat",), 1),
             (("hot-files",), 0),
             (("dedup",), 0),
-            (("evict",), 0),
-            (("plan-distribute",), 0),
             (("dedup", "--apply"), 0),
         ):
             rows = [json.loads(line) for line in cftools(*node, *words, expect=code)[0].splitlines()]
