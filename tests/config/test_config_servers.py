@@ -48,7 +48,6 @@ def test_roots_and_capacity_follow_the_role(tmp_path: Path) -> None:
     assert [server.capacity for server in found.values()] == [None, 2e12, None, None]
 
 
-
 def test_a_host_that_only_a_target_names_is_reached_by_that_name(tmp_path: Path) -> None:
     text = TEXT.replace("servers:\n  - {name: img1, address: 10.0.0.1}\n", "")
     found = of(tmp_path, text + "bulk_delete: {targets: {images: {servers: [img9, early], root: /images}}}\n")
