@@ -21,6 +21,7 @@ hot_files: {served_by: [125.159.40.3], min_hits: 1}
 sources: [{name: src1, address: 10.0.0.1, roots: [/data]}]
 destinations: [{name: dst1, address: 10.0.0.2, root: /data}]
 """
+BARE = "import sys; found = sorted({m.partition('.')[0] for m in sys.modules}); import json; print(json.dumps(found))"
 # Runs the command line as `python -m cftools` does and tells on stderr which of the named modules it imported.
 LOOK = """
 import sys, json
@@ -39,6 +40,8 @@ print(json.dumps([code, found]), file=sys.stderr)
 
 def imported(modules: set[str], *words: str, folder: Path | None = None) -> tuple[list[str], str]:
     """Which of the modules the command line imported, and its output; it must end with 0."""
+    bare = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=True)
+    modules = modules - set(json.loads(bare.stdout))  # what an environment imports at every start is not ours
     command = [sys.executable, "-c", LOOK, json.dumps(sorted(modules)), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     code, found = json.loads(done.stderr.splitlines()[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -90,6 +91,8 @@ def _other(fault: Exception, arguments: list[str]) -> int:
         show()
         return int(fault.exit_code)
     if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        # What stdout still holds must not be tried again at the end, which would end in a traceback and code 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"cftools: {fault.strerror}; make room and run it again", file=sys.stderr)
         return CftoolsError.exit_code
     if {"-v", "--verbose"} & set(arguments):

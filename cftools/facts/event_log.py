@@ -256,7 +256,9 @@ def _regular_lines(markers: tuple[bytes, ...]) -> re.Pattern[bytes]:
     other = head + rb"[0-9]{10},(?!" + marker + rb")[^\n]*+\n"
     # No `(` stands before that of `file(`, hence it is the first one.
     hit = head + rb"([0-9]{10})," + marker + rb"[^(\n]*+(?<=file)\(([^)\n]++)\)[^\n]*+\n"
-    return re.compile(rb"(?:%b)*+%b|(?:%b)++|([^\n]*+\n)" % (other, hit, other))
+    # No possessive groups: before Python 3.11.5 they match wrongly (CPython gh-106052). One character repeated
+    # possessively is safe, and keeps the whole from trying in vain.
+    return re.compile(rb"(?:%b)*%b|(?:%b)+|([^\n]*+\n)" % (other, hit, other))
 
 
 def _last_time(chunk: bytes) -> int | None:

@@ -75,13 +75,15 @@ class LocalSession:
         view = memoryview(data)
         while view:
             try:
-                view = view[os.write(self._in.fileno(), view[: 1 << 18]) :]
-                self._alive()
-            except BlockingIOError:
                 if not _ready(select.POLLOUT, self._in.fileno()):
                     self._patience.check(self.server, self._heard)
+                    continue
+                view = view[os.write(self._in.fileno(), view[: 1 << 18]) :]
+            except BlockingIOError:
+                continue
             except (OSError, ValueError) as fault:  # ValueError: stdin was closed here
                 raise RemoteFault(self.server, "broken", "the script ended") from fault
+            self._alive()
 
     def close_input(self) -> None:
         """See `Session.close_input`."""

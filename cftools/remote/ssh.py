@@ -38,6 +38,7 @@ class SshTransport:
         self._turn = threading.Lock()
         self._client: paramiko.SSHClient | None = None
         self._jump: paramiko.SSHClient | None = None
+        self._command: _Command | None = None
         self._last_fault: tuple[float, RemoteFault] | None = None
 
     def call(
@@ -93,10 +94,16 @@ class SshTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         with self._turn:
-            for client in (self._client, self._jump):
-                if client is not None:
-                    client.close()
-            self._client = self._jump = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for client in (self._client, self._jump):
+            if client is not None:
+                client.close()
+        self._client = self._jump = None
+        if self._command is not None:
+            self._command.end()
+            self._command = None
 
     def _call(self, script: Script, stdin: bytes, deadline: float | None) -> Reply:
         # A channel of a connection that hangs would hang too; after a fault a new call gets a new connection.
@@ -108,8 +115,7 @@ class SshTransport:
                 transport = self._client.get_transport()
                 if transport is not None and transport.is_active():
                     return self._client
-                self._client.close()
-                self._client = None
+                self._let_go()
             if self._last_fault and time.monotonic() - self._last_fault[0] < RETRY_SECONDS:
                 raise self._last_fault[1]
             limit = self._settings.connect_timeout
@@ -118,6 +124,7 @@ class SshTransport:
             try:
                 self._client = self._connect(limit)
             except RemoteFault as fault:
+                self._let_go()
                 self._last_fault = (time.monotonic(), fault)
                 raise
             self._last_fault = None
@@ -126,7 +133,11 @@ class SshTransport:
     def _connect(self, limit: float) -> paramiko.SSHClient:
         try:
             route = route_of(self._settings)
-            gate = self._through(route["proxyjump"], limit) if "proxyjump" in route else _proxy_command(route)
+            gate: paramiko.Channel | _Command | None = None
+            if "proxyjump" in route:
+                gate = self._through(route["proxyjump"], limit)
+            elif "proxycommand" in route:
+                gate = self._command = _Command(route["proxycommand"])
             return _login(self._settings, route, limit, gate)
         except paramiko.BadHostKeyException as fault:
             raise RemoteFault(
@@ -144,7 +155,7 @@ class SshTransport:
             if "No existing session" in str(fault):  # paramiko's word for a handshake that did not end
                 raise RemoteFault(self.server, "unreachable", f"no SSH answer in {limit:.3g} s") from fault
             raise RemoteFault(self.server, "unreachable", _text(fault)) from fault
-        except (OSError, EOFError) as fault:
+        except (OSError, EOFError, ValueError) as fault:  # ValueError: a ProxyCommand with a quote too many
             raise RemoteFault(self.server, "unreachable", _text(fault)) from fault
 
     def _through(self, jumps: str, limit: float) -> paramiko.Channel:
@@ -157,8 +168,6 @@ class SshTransport:
         user, host, port = found["user"] or "", found["bracketed"] or found["host"], int(found["port"] or 0)
         via = msgspec.structs.replace(self._settings, address=host, port=port, user=user)
         route = route_of(via)
-        if self._jump is not None:
-            self._jump.close()
         self._jump = _login(via, route, limit, None)
         transport = self._jump.get_transport()
         if transport is None:
@@ -266,8 +275,33 @@ def route_of(settings: ServerSettings) -> dict[str, Any]:
     return found
 
 
-def _proxy_command(route: dict[str, Any]) -> paramiko.ProxyCommand | None:
-    return paramiko.ProxyCommand(route["proxycommand"]) if "proxycommand" in route else None
+class _Command(paramiko.ProxyCommand):
+    """A ProxyCommand that ends for good.
+
+    paramiko's own leaves its process and its pipes behind, and would signal a process number that is not its any more.
+    """
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self._reader: threading.Thread | None = None
+
+    def recv(self, size: int) -> bytes:
+        self._reader = threading.current_thread()
+        return super().recv(size)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """Ends the process, and closes the pipes once nobody reads them any more."""
+        self.close()
+        if self._reader is not None:
+            self._reader.join(timeout=2)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with suppress(OSError):
+                if stream:
+                    stream.close()
 
 
 def _login(settings: ServerSettings, route: dict[str, Any], limit: float, gate: Any) -> paramiko.SSHClient:
@@ -322,4 +356,7 @@ def _text(fault: BaseException) -> str:
         return "; ".join(sorted(causes))
     if isinstance(fault, socket.timeout | TimeoutError):
         return "timed out"
-    return str(getattr(fault, "strerror", None) or fault or type(fault).__name__).splitlines()[0]
+    if isinstance(fault, EOFError):
+        return "the connection ended"
+    lines = str(getattr(fault, "strerror", None) or fault).splitlines()
+    return lines[0] if lines else type(fault).__name__

@@ -185,3 +185,16 @@ def test_a_proxy_command_carries_the_connection(net: Net) -> None:
     relay += "[os.write(1,d) for d in iter(lambda:s.recv(65536),b'')]"
     reply = net.call(f'{ALIAS} ProxyCommand python3 -c "{relay}" %h %p\n')
     assert reply.out.split()[2:] == [net.target.encode(), str(net.ports[net.target]).encode()]
+
+
+@pytest.mark.parametrize(
+    "command", ["/nonexistent/relay %h", "sh -c 'exit 1'", "sh -c 'echo no; sleep 30'", "sh 'open"]
+)
+def test_a_proxy_command_that_does_not_work_is_told(tmp_path: Path, command: str) -> None:
+    before = children()
+    transport = SshTransport(settings(tmp_path, f"ProxyCommand {command}\n", connect_timeout=1.0))
+    with pytest.raises(RemoteFault) as caught:
+        transport.call(PLACE)
+    assert caught.value.kind == "unreachable"
+    assert len(str(caught.value).splitlines()) == 1
+    assert children() == before
