@@ -187,6 +187,12 @@ def test_a_proxy_command_carries_the_connection(net: Net) -> None:
     assert reply.out.split()[2:] == [net.target.encode(), str(net.ports[net.target]).encode()]
 
 
+def children() -> set[str]:
+    """The processes this one started, also those that ended and were left behind."""
+    lists = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    return {pid for pids in lists for pid in pids}
+
+
 @pytest.mark.parametrize(
     "command", ["/nonexistent/relay %h", "sh -c 'exit 1'", "sh -c 'echo no; sleep 30'", "sh 'open"]
 )

@@ -185,6 +185,26 @@ def test_sigterm_ends_in_order_and_the_second_run_of_a_busy_source_exits_75(make
     assert site.run("locks") == []
 
 
+def test_a_reader_that_goes_away_ends_the_run_in_order(make_site: MakeSite, via: str) -> None:
+    site = make_site(destinations=1)
+    site.configure(distribute={"via": via, **SLOW})
+    for name in ("a.mpg", "b.mpg"):
+        site.put(name, "src1", content=LARGE)
+    site.write_inputs({"a.mpg": [], "b.mpg": []}, {"a.mpg": len(LARGE), "b.mpg": len(LARGE)})
+    site.start()
+    running = start(site, "distribute")
+    assert running.stdout
+    running.stdout.readline()
+    running.stdout.close()
+    assert running.stderr
+    talk = running.stderr.read().decode()
+    running.stderr.close()
+    assert running.wait(30) != 0
+    assert "Traceback" not in talk
+    assert {*task_states(site)} <= {"done", "cancelled"}
+    assert site.run("locks") == []
+
+
 def test_a_copy_that_takes_too_long_times_out_and_its_pair_rests(make_site: MakeSite, via: str) -> None:
     site = make_site(destinations=1)
     site.configure(distribute={"via": via, "speed_limit": "2Mbit", "timeout": "2s"})
