@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -12,6 +13,8 @@ def main() -> None:
 
         print(f"cftools {__version__}")
         return
+    if sys.stdout is None:  # started with its stdout closed: what is said there goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (for the life of the process)
     from cftools.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -40,7 +40,7 @@ class Writer:
                     complaint = _complaint(row)
                     if complaint:
                         failed = True
-                        self._settings.say(complaint)
+                        self._settings.complain(complaint)
                     advance(row)
                     yield row
 

@@ -33,7 +33,11 @@ class Settings:
     def say(self, text: str) -> None:
         """One line to stderr."""
         if not self.quiet:
-            print(f"cftools: {text}", file=sys.stderr, flush=True)
+            self.complain(text)
+
+    def complain(self, text: str) -> None:
+        """One line to stderr about something that failed; -q does not hide it."""
+        print(f"cftools: {text}", file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         """One line to stderr with -v."""

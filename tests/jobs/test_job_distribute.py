@@ -105,7 +105,9 @@ def test_a_run_that_did_nothing_because_another_is_at_it_exits_75(tmp_path: Path
     with state_of(site) as database:
         database.execute("DELETE FROM task")
     with Locks(site.folder / "state" / "locks", "distribute").hold("source-src1"):
-        assert [row[1:] for row in outcomes(site.run("distribute", "-", stdin=plan, expect=75))] == [("a.mpg", "skipped")]
+        assert [row[1:] for row in outcomes(site.run("distribute", "-", stdin=plan, expect=75))] == [
+            ("a.mpg", "skipped")
+        ]
 
 
 def test_a_run_with_no_time_left_begins_nothing(tmp_path: Path) -> None:
