@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def node(tmp_path: Path) -> LocalNode:
 
 
 def journal_of_another_process(node: LocalNode) -> list[tuple[str, str]]:
-    with sqlite3.connect(node.database.path) as reader:
+    with closing(sqlite3.connect(node.database.path)) as reader:
         return reader.execute("SELECT server, state FROM journal ORDER BY id").fetchall()
 
 

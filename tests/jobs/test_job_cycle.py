@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_without_apply_nothing_is_changed_journalled_or_locked(tmp_path: Path) -
     assert [row["name"] for row in kinds(rows, "delete")] == ["dup.mpg", "r8.mpg"]
     assert [row["name"] for row in kinds(rows, "copy")] == ["wanted.mpg"]
     assert {verb for _, verb in site.calls} == {"heartbeat", "inventory"}
-    with sqlite3.connect(site.folder / "state" / "state.db") as state:
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state:
         for table in ("journal", "task", "inventory_seen", "history_seen", "cooldown"):
             assert state.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cftools.plans.guards import GUARDS
 
 def journal(site: Site) -> list[tuple[str, str, str, str]]:
     """Server, name, reason and state of each deletion in the journal."""
-    with sqlite3.connect(site.folder / "state" / "state.db") as state:
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state:
         return state.execute(
             "SELECT server, name, reason, state FROM journal WHERE verb = 'delete' ORDER BY id"
         ).fetchall()

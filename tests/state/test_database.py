@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,7 +65,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     with Database(path) as database:
         database.execute("PRAGMA user_version = 9")
     assert complaint(path) == f"{path}: the state has schema 9, this cftools knows 1; use a newer one"
-    with sqlite3.connect(path) as raw:
+    with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("PRAGMA user_version").fetchone() == (9,)
     raw.close()
 
@@ -110,7 +111,7 @@ def test_processes_that_open_a_fresh_file_at_once_all_get_it(path: Path) -> None
 
 
 def test_a_schema_that_lost_its_number_is_refused_rather_than_made_again(path: Path) -> None:
-    with Database(path), sqlite3.connect(path, isolation_level=None) as raw:
+    with Database(path), closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.execute("PRAGMA user_version = 0")
     raw.close()
     assert "table run already exists" in complaint(path)

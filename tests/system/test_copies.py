@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from site_of_sshd import CONTENT, MakeSite, Row, Site, end, kinds, outcomes
@@ -57,7 +58,7 @@ def partial_bytes(site: Site, server: str) -> int:
 
 
 def task_states(site: Site) -> list[str]:
-    with sqlite3.connect(site.folder / "state" / "state.db") as state:
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state:
         return [row[0] for row in state.execute("SELECT state FROM task ORDER BY id")]
 
 
@@ -261,7 +262,7 @@ def test_a_source_never_makes_two_copies_at_once(make_site: MakeSite, via: str) 
     ended = [rows_of(run) for run in runs]
     assert {code for code, _, _ in ended} <= {0, 75}, ended
     assert sorted(name for _, seen, _ in ended for _, name, state in seen if state == "done") == names
-    with sqlite3.connect(site.folder / "state" / "state.db") as state:
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state:
         times = state.execute(
             "SELECT source, started, finished FROM task WHERE state = 'done' ORDER BY started"
         ).fetchall()

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.system
 
 def journal(site: Site) -> list[tuple[str, str, str, str]]:
     """Server, name, reason and state of each deletion in the journal."""
-    with sqlite3.connect(site.folder / "state" / "state.db") as state:
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state:
         return state.execute(
             "SELECT server, name, reason, state FROM journal WHERE verb = 'delete' ORDER BY id"
         ).fetchall()

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from contextlib import closing
 
 import pytest
 from site_of_sshd import MakeSite, Row, Site, end, kinds, outcomes
@@ -98,7 +99,7 @@ def test_a_server_that_hangs_in_the_middle_of_a_deletion_is_given_up_and_looked_
     assert running.returncode == (1 if "failed" in found.values() else 0), talk
     site.run("dedup", "--apply")
     assert all(site.holders(name) == ["src1", "dest2"] for name in names)
-    with sqlite3.connect(site.folder / "state" / "state.db") as state:
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state:
         assert state.execute("SELECT count(*) FROM journal WHERE state = 'intended'").fetchone() == (0,)
 
 
@@ -153,7 +154,7 @@ def test_heartbeat_releases_the_copy_of_a_server_that_hangs_and_its_process_ends
     (outcome,) = kinds([json.loads(line) for line in out.splitlines()], "outcome")
     assert (outcome["server"], outcome["state"]) == (parts[0], "failed")
     assert outcome["detail"] == "released: one of its servers does not answer"
-    with sqlite3.connect(site.folder / "state" / "state.db") as state:
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state:
         assert state.execute("SELECT state FROM task").fetchall() == [("cancelled",)]
     assert site.holders("a.mpg") == ["src1"]
 
