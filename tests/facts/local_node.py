@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -160,6 +161,7 @@ class LocalNode:
                 Path(root).mkdir(parents=True, exist_ok=True)
         self.fleet = Fleet(self.settings, lambda settings: self.wires[settings.name], 8)
         self.database = Database(folder / "state" / "state.db")
+        weakref.finalize(self, self.database.close)
         self.locks = Locks(folder / "state" / "locks", "test")
         self.run = runs.begin(self.database, "test", time.time())
 
