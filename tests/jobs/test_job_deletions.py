@@ -258,3 +258,18 @@ def test_a_plan_is_carried_out_by_its_own_command_alone(tmp_path: Path) -> None:
         assert kinds(rows, "delete")
         assert kinds(rows, "outcome") == []
     assert site.standing() == before
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_given_inventory_lets_the_mount_marker_be_looked_for_now(tmp_path: Path, mounted: bool) -> None:
+    site = LocalSite(tmp_path, destinations=2)
+    site.configure(guards={"mount_marker": ".cftools-root"})
+    for server in site.names:
+        (site.root(server) / ".cftools-root").touch()
+    (name,) = duplicates(site, 1)
+    site.run("inventory")
+    (site.folder / "inventory.ndjson").write_bytes(site.output)
+    if not mounted:
+        (site.root("dest1") / ".cftools-root").unlink()
+    site.run("dedup", "--apply", "--inventory", str(site.folder / "inventory.ndjson"), expect=0 if mounted else 73)
+    assert site.holders(name) == (["src1", "dest2"] if mounted else ["src1", "dest1", "dest2"])

@@ -13,7 +13,7 @@ from local_site import LocalSite
 from site_of_sshd import end, kinds, outcomes
 
 from cftools.jobs.stop import StopFlag
-from cftools.model.errors import Stopped
+from cftools.model.errors import LockHeld, Stopped
 from cftools.model.rows import Copy
 from cftools.remote.transport import RemoteFault
 from cftools.state import runs, tasks
@@ -144,3 +144,20 @@ def test_a_fault_inside_a_step_is_not_hidden_by_the_step(flag: StopFlag) -> None
         raise ValueError("what went wrong")
     flag.check()
     assert flag.wait(0) is False
+
+
+def _give_a_lock_up() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise LockHeld("deletion")
+
+
+def test_a_lock_that_was_given_up_for_a_signal_ends_with_the_signal(flag: StopFlag) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    flag.install()
+    try:
+        with pytest.raises(Stopped) as ended, flag.step():
+            _give_a_lock_up()
+        assert ended.value.exit_code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])

@@ -90,8 +90,9 @@ def test_a_lock_of_another_process_is_refused_at_once_with_its_holder(
 
 def test_a_lock_is_free_when_its_process_ended_in_order(locks: Locks, held: subprocess.Popen[bytes]) -> None:
     held.communicate(timeout=SOON)
+    assert locks.holder("deletion") is None
     with locks.hold("deletion"):
-        pass
+        assert locks.holder("deletion") is not None
 
 
 def test_a_killed_process_frees_its_lock_at_once(locks: Locks, held: subprocess.Popen[bytes]) -> None:
@@ -238,8 +239,9 @@ def test_a_command_that_is_started_while_a_lock_is_held_does_not_keep_it(locks: 
     with locks.hold("deletion"):
         child = subprocess.Popen(["sleep", "30"])
     try:
+        assert locks.holder("deletion") is None
         with locks.hold("deletion"):
-            pass
+            assert child.poll() is None
     finally:
         child.kill()
         child.wait()
