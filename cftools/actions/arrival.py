@@ -87,6 +87,10 @@ class Refused(Exception):
     """The destination does not take this file; the text tells why. Nothing was changed."""
 
 
+class RootUnusable(Refused):
+    """The destination takes no file at all: its root is not there, or not what it should be."""
+
+
 class Prepared(NamedTuple):
     """``already``: the file stands there with the right size. ``arrived``: bytes of an earlier try."""
 
@@ -136,9 +140,9 @@ def _ask(transport: Transport, verb: str, text: str, place: Place) -> tuple[str,
     script = Script(verb, text, (*arguments, names.bytes_from_text(place.name), str(place.size).encode()))
     reply = transport.call(script, repeatable=True)
     if reply.status == 3:
-        raise Refused(f"{place.root} cannot be entered")
+        raise RootUnusable(f"{place.root} cannot be entered")
     if reply.status == 4:
-        raise Refused(f"{place.marker} does not stand in {place.root}: is the disk mounted?")
+        raise RootUnusable(f"{place.marker} does not stand in {place.root}: is the disk mounted?")
     if reply.status == 7:
         raise Refused(f"{verb}: {reply.complaint()}")
     if reply.status != 0 or not reply.out.endswith(b"\n"):

@@ -80,7 +80,8 @@ def copy(tools: Tools, row: Copy, watch: Watch) -> Result:
     except TimedOut:
         return Result("timeout", "failed", f"not done after {tools.policy.timeout:g} s; what arrived is kept")
     except arrival.Refused as why:
-        return Result("failed", "refused", f"{row.destination}: {why}", only_file=True)
+        only_file = not isinstance(why, arrival.RootUnusable)
+        return Result("failed", "refused", f"{row.destination}: {why}", only_file=only_file)
     except transfer.FileUnusable as why:
         return Result("failed", "failed", str(why), only_file=True)
     except transfer.TransferFailed as why:
@@ -129,8 +130,8 @@ def _publish_in_turn(tools: Tools, transport: Transport, place: arrival.Place, l
 
 
 def _see_source(transport: Transport, row: Copy) -> presence.Seen:
-    relative = row.source_path.lstrip("/")
-    seen = presence.see(transport, "/", [relative]).get(relative)
+    root = row.source_path.removesuffix(f"/{row.name}")
+    seen = presence.see(transport, root, [row.name]).get(row.name)
     if seen is None or not seen.regular:
         raise transfer.FileUnusable(f"{row.source} does not have {row.source_path} any more")
     if seen.size != row.size:

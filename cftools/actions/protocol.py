@@ -2,16 +2,18 @@
 
 Under the node's one deletion lock, batch by batch:
 
-1. journal rows that a dead run left `intended` are settled by looking;
+1. journal rows that were left `intended` are settled by looking; a file of which one cannot be settled yet, because
+   its server does not answer or could still be at it, is deleted nowhere;
 2. the keeper's file is seen on the keeper: there, regular, of the expected size (duplicates only);
 3. the origin's file is seen on a source: there, regular, of the expected size; neither may be the victim itself, on
    storage that two servers share;
 4. the journal rows are written `intended` and committed;
-5. each server checks and unlinks its victims in one call, the lowest address of each file first;
+5. each server checks and unlinks its victims in one call, the lowest address of each file first; past an expiry on its
+   own clock, which the journal rows carry, it does not;
 6. the journal rows are completed.
 
 Whatever cannot be seen refuses its file. Two deletions of one node never overlap, so a keeper that was seen alive under
-the lock is alive until the lock is given away.
+the lock is alive until the lock is given away; and while a deletion is not known to be over, so is its keeper.
 """
 
 from __future__ import annotations
@@ -21,20 +23,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from cftools.actions.unlink import Verdict, unlink
+from cftools.actions.unlink import Ground, Verdict, unlink
 from cftools.facts import presence
 from cftools.model import names
-from cftools.model.rows import Delete, Outcome, OutcomeState
+from cftools.model.rows import Delete, Outcome
 from cftools.remote.pool import Fleet
 from cftools.remote.transport import RemoteFault, Transport
 from cftools.state import journal
 from cftools.state.database import Database
 from cftools.state.locks import DELETION, Locks
 
+PATIENCE = 3  # response time limits that a server has for the deletions of a batch; then they expire
+
 
 class Tools(NamedTuple):
     """What a deletion needs. ``marker``: the mount marker, or empty. ``stop`` tells that the job should end.
-    ``ignore_prefixes``: names that are never deleted, whatever a plan says."""
+    ``ignore_prefixes``: names that are never deleted, whatever a plan says. ``elapsed``: a clock that is never set."""
 
     fleet: Fleet
     database: Database
@@ -44,6 +48,7 @@ class Tools(NamedTuple):
     clock: Callable[[], float]
     stop: Callable[[], bool] = lambda: False
     ignore_prefixes: tuple[str, ...] = ()
+    elapsed: Callable[[], float] = time.monotonic
 
 
 def delete(tools: Tools, batches: Iterable[Sequence[Delete]]) -> Iterable[list[Outcome]]:
@@ -58,42 +63,58 @@ def delete(tools: Tools, batches: Iterable[Sequence[Delete]]) -> Iterable[list[O
         if tools.stop():
             return
         with tools.locks.wait(DELETION, tools.stop):
-            settle_dead_runs(tools)
-            outcomes = _delete_batch(tools, batch)
+            outcomes = _delete_batch(tools, batch, settle_dead_runs(tools))
         yield outcomes  # outside the lock: a reader that stops reading must not hold everybody up
 
 
-def settle_dead_runs(tools: Tools) -> int:
-    """Settles the deletions that dead runs left `intended`, by looking; call it holding the deletion lock.
+Open = Mapping[str, str]  # names with a deletion that is not settled, and why not
 
-    A file that is not there any more was deleted; one that is there was not. Rows of servers that cannot be looked at
-    stay. Returns how many rows stay.
+
+def settle_dead_runs(tools: Tools) -> Open:
+    """Settles the deletions that were left `intended`, by looking; call it holding the deletion lock.
+
+    A file that is not there any more was deleted. One that is there was not, once the deletion has expired; until then
+    the server may still be at it. Returns the names with rows that stay, and why.
     """
-    open_rows = journal.unsettled_deletes(tools.database)
     by_server = defaultdict(list)
-    for row in open_rows:
-        by_server[row.server].append(row)
-    known = [server for server in by_server if server in tools.fleet.servers]
+    settled = []
+    for row in journal.unsettled_deletes(tools.database):
+        if row.server in tools.fleet.servers:
+            by_server[row.server].append(row)
+        else:
+            settled.append(journal.Settlement(row.id, "failed", "not known: its server left the config"))
 
-    def look(transport: Transport) -> list[journal.Settlement]:
-        rows = by_server[transport.server]
-        gone = _gone(tools, transport, [row.name for row in rows])
-        settled = []
-        for row in rows:
-            if gone[row.name] is True:
+    def look(transport: Transport) -> presence.Absence:
+        return _absence(tools, transport, [row.name for row in by_server[transport.server]])
+
+    stay: dict[str, str] = {}
+    for server, answer in tools.fleet.each(by_server, look).items():
+        for row in by_server[server]:
+            if isinstance(answer, RemoteFault):
+                stay[row.name] = f"{server} cannot be asked: {answer.detail}"
+            elif answer.gone[row.name] is True:
                 settled.append(journal.Settlement(row.id, "done", "its run died; the file is gone"))
-            elif gone[row.name] is False:
+            elif answer.gone[row.name] is None:
+                stay[row.name] = f"{server} cannot look into its folder"
+            elif answer.clock <= row.expires:
+                stay[row.name] = f"{server} may be at it for {row.expires - answer.clock + 1} s"
+            else:
                 settled.append(journal.Settlement(row.id, "failed", "its run died before the file was deleted"))
-        return settled
-
-    settled = [one for found in tools.fleet.each(known, look).values() if isinstance(found, list) for one in found]
     journal.settle(tools.database, settled, tools.clock())
-    return len(open_rows) - len(settled)
+    return stay
 
 
-def _delete_batch(tools: Tools, batch: Sequence[Delete]) -> list[Outcome]:
-    refusals = _refusals(tools, batch)
-    numbers = journal.intend_deletes(tools.database, tools.run, batch, tools.clock())
+def _delete_batch(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> list[Outcome]:
+    refusals = {place: Verdict("refused", fault) for place, fault in _faults(tools, batch, unsettled).items()}
+    wanted = [place for place in range(len(batch)) if place not in refusals]
+    views = _destination_views(tools, batch, wanted)
+    origin = _OriginView(tools, sorted({batch[place].name for place in wanted}))
+    for place in wanted:
+        row = batch[place]
+        if fault := _victim_fault(views, row) or _keeper_fault(views, row) or origin.fault(row, views):
+            refusals[place] = Verdict("refused", fault)
+    expires = _expiries(tools, views)
+    numbers = journal.intend_deletes(tools.database, tools.run, batch, expires, tools.clock())
     journal.settle(
         tools.database,
         [journal.Settlement(numbers[place], *verdict) for place, verdict in refusals.items()],
@@ -101,7 +122,7 @@ def _delete_batch(tools: Tools, batch: Sequence[Delete]) -> list[Outcome]:
     )
     results: dict[int, tuple[Verdict, int]] = {place: (verdict, 0) for place, verdict in refusals.items()}
     for wave in _waves(batch, [place for place in range(len(batch)) if place not in refusals]):
-        results |= _unlink_wave(tools, batch, numbers, wave)
+        results |= _unlink_wave(tools, Batch(batch, numbers, expires), wave)
     return [
         Outcome("delete", str(numbers[place]), row.server, row.name, row.size, verdict.state, verdict.detail, spent)
         for place, row in enumerate(batch)
@@ -109,9 +130,17 @@ def _delete_batch(tools: Tools, batch: Sequence[Delete]) -> list[Outcome]:
     ]
 
 
-def _refusals(tools: Tools, batch: Sequence[Delete]) -> dict[int, Verdict]:
-    """The rows, by place, that must not be sent to their servers."""
-    refused: dict[int, Verdict] = {}
+class Batch(NamedTuple):
+    """Rows, their journal numbers, and the last second in which each server may delete."""
+
+    rows: Sequence[Delete]
+    numbers: Sequence[int]
+    expires: Mapping[str, int]
+
+
+def _faults(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> dict[int, str]:
+    """What is wrong with rows, by place, that can be told without asking anybody."""
+    faults: dict[int, str] = {}
     times = Counter((row.server, row.name) for row in batch)
     for place, row in enumerate(batch):
         fault = names.unsafe(row.name)
@@ -125,19 +154,21 @@ def _refusals(tools: Tools, batch: Sequence[Delete]) -> dict[int, Verdict]:
             fault = "no keeper other than itself"
         elif row.reason == "duplicate" and times[row.keeper, row.name]:
             fault = "its keeper is to be deleted in the same plan"
+        elif row.name in unsettled:
+            fault = f"an earlier deletion of it is not settled: {unsettled[row.name]}"
         if fault:
-            refused[place] = Verdict("refused", fault)
-    wanted = [place for place in range(len(batch)) if place not in refused]
-    views = _destination_views(tools, batch, wanted)
-    origin = _OriginView(tools, sorted({batch[place].name for place in wanted}))
-    for place in wanted:
-        fault = _keeper_fault(views, batch[place]) or origin.fault(batch[place], views)
-        if fault:
-            refused[place] = Verdict("refused", fault)
-    return refused
+            faults[place] = fault
+    return faults
 
 
-Views = Mapping[str, Mapping[str, presence.Seen] | RemoteFault]
+class _View(NamedTuple):
+    """What a destination shows of the files, and when it did, on the clock that is never set."""
+
+    look: presence.Look
+    at: float
+
+
+Views = Mapping[str, _View | RemoteFault]
 
 
 def _destination_views(tools: Tools, batch: Sequence[Delete], places: Sequence[int]) -> Views:
@@ -149,23 +180,39 @@ def _destination_views(tools: Tools, batch: Sequence[Delete], places: Sequence[i
         if row.keeper in tools.fleet.servers and tools.fleet.servers[row.keeper].role == "destination":
             wanted[row.keeper].add(row.name)
 
-    def look(transport: Transport) -> Mapping[str, presence.Seen]:
+    def look(transport: Transport) -> _View:
         root = tools.fleet.servers[transport.server].roots[0]
-        return presence.see(transport, root, sorted(wanted[transport.server]))
+        return _View(presence.look(transport, root, sorted(wanted[transport.server])), tools.elapsed())
 
     return tools.fleet.each(wanted, look)
+
+
+def _expiries(tools: Tools, views: Views) -> dict[str, int]:
+    """The last second in which each server that was seen may delete, by its own clock."""
+    now = tools.elapsed()
+    return {
+        server: int(view.look.clock + (now - view.at) + PATIENCE * tools.fleet.servers[server].response_timeout)
+        for server, view in views.items()
+        if not isinstance(view, RemoteFault)
+    }
+
+
+def _victim_fault(views: Views, row: Delete) -> str:
+    """Why nothing can be deleted on the row's own server, or the empty string."""
+    view = views[row.server]
+    return view.detail if isinstance(view, RemoteFault) else ""
 
 
 def _keeper_fault(views: Views, row: Delete) -> str:
     """Why the keeper's copy does not allow to delete this row's, or the empty string."""
     if row.reason != "duplicate":
         return ""
-    answer = views.get(row.keeper)
-    if answer is None:
+    view = views.get(row.keeper)
+    if view is None:
         return f"keeper {row.keeper} is not a configured destination"
-    if isinstance(answer, RemoteFault):
-        return f"keeper {row.keeper} cannot be asked: {answer.detail}"
-    seen = answer.get(row.name)
+    if isinstance(view, RemoteFault):
+        return f"keeper {row.keeper} cannot be asked: {view.detail}"
+    seen = view.look.files.get(row.name)
     if fault := _unlike(seen, row.size):
         return f"keeper {row.keeper}: {fault}"
     if _same(seen, _victim(views, row)):
@@ -201,9 +248,9 @@ class _OriginView:
 
 
 def _victim(views: Views, row: Delete) -> presence.Seen | None:
-    """The victim as its server shows it; None when it is gone or unknown, which the unlinking finds out by itself."""
-    answer = views.get(row.server)
-    return None if answer is None or isinstance(answer, RemoteFault) else answer.get(row.name)
+    """The victim as its server shows it; None when it was not seen, which the unlinking finds out by itself."""
+    view = views[row.server]
+    return None if isinstance(view, RemoteFault) else view.look.files.get(row.name)
 
 
 def _same(first: presence.Seen | None, second: presence.Seen | None) -> bool:
@@ -233,17 +280,15 @@ def _waves(batch: Sequence[Delete], places: Sequence[int]) -> list[list[int]]:
     return waves
 
 
-def _unlink_wave(
-    tools: Tools, batch: Sequence[Delete], numbers: Sequence[int], wave: Sequence[int]
-) -> dict[int, tuple[Verdict, int]]:
+def _unlink_wave(tools: Tools, batch: Batch, wave: Sequence[int]) -> dict[int, tuple[Verdict, int]]:
     by_server: dict[str, list[int]] = defaultdict(list)
     for place in wave:
-        by_server[batch[place].server].append(place)
+        by_server[batch.rows[place].server].append(place)
 
     def work(transport: Transport) -> tuple[list[Verdict], int]:
         started = time.monotonic()
-        rows = [batch[place] for place in by_server[transport.server]]
-        verdicts = _unlink_on(tools, transport, rows)
+        rows = [batch.rows[place] for place in by_server[transport.server]]
+        verdicts = _unlink_on(tools, transport, batch.expires[transport.server], rows)
         return verdicts, round((time.monotonic() - started) * 1000)
 
     results: dict[int, tuple[Verdict, int]] = {}
@@ -253,7 +298,7 @@ def _unlink_wave(
         for place, verdict in zip(by_server[server], answer[0], strict=True):
             results[place] = verdict, answer[1]
             if verdict is not UNSETTLED:
-                settled.append(journal.Settlement(numbers[place], *verdict))
+                settled.append(journal.Settlement(batch.numbers[place], *verdict))
     journal.settle(tools.database, settled, tools.clock())
     return results
 
@@ -261,10 +306,10 @@ def _unlink_wave(
 UNSETTLED = Verdict("failed", "the connection ended; the next run looks whether it was deleted")
 
 
-def _unlink_on(tools: Tools, transport: Transport, rows: Sequence[Delete]) -> list[Verdict]:
-    root = tools.fleet.servers[transport.server].roots[0]
+def _unlink_on(tools: Tools, transport: Transport, expires: int, rows: Sequence[Delete]) -> list[Verdict]:
+    ground = Ground(tools.fleet.servers[transport.server].roots[0], tools.marker, expires)
     try:
-        return unlink(transport, root, tools.marker, rows)
+        return unlink(transport, ground, rows)
     except RemoteFault as fault:
         if fault.nothing_was_done:
             return [Verdict("refused", fault.detail)] * len(rows)
@@ -272,24 +317,14 @@ def _unlink_on(tools: Tools, transport: Transport, rows: Sequence[Delete]) -> li
     # What the server did is unknown: look. A script that still runs there may unlink a moment later, so only what is
     # gone is settled; what stands is left to the next run.
     try:
-        gone = _gone(tools, transport, [row.name for row in rows])
+        gone = _absence(tools, transport, [row.name for row in rows]).gone
     except RemoteFault:
         return [UNSETTLED] * len(rows)
-    found: dict[bool | None, Verdict] = {
-        True: Verdict("done", f"gone, though the answer was lost: {how}"),
-        False: UNSETTLED,
-    }
-    return [found.get(gone[row.name], UNSETTLED) for row in rows]
+    deleted = Verdict("done", f"gone, though the answer was lost: {how}")
+    return [deleted if gone[row.name] is True else UNSETTLED for row in rows]
 
 
-def _gone(tools: Tools, transport: Transport, file_names: Sequence[str]) -> Mapping[str, bool | None]:
-    settings = tools.fleet.servers[transport.server]
+def _absence(tools: Tools, transport: Transport, file_names: Sequence[str]) -> presence.Absence:
     safe = [name for name in file_names if not names.unsafe(name)]
-    answer: dict[str, bool | None] = dict.fromkeys(file_names)
-    return answer | presence.gone(transport, settings.roots[0], safe)
-
-
-def count_states(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """How many outcomes there are of each state."""
-    states: Counter[OutcomeState] = Counter(outcome.state for outcome in outcomes)
-    return {str(state): number for state, number in states.items()}
+    found = presence.gone(transport, tools.fleet.servers[transport.server].roots[0], safe)
+    return presence.Absence(dict.fromkeys(file_names) | dict(found.gone), found.clock)

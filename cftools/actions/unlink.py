@@ -6,7 +6,10 @@ which may be another file. A record says what stat must print for the file, ``<t
 those on the way to the names, and must be real folders: a link there would lead out of the root.
 
 The reply: the records that matched and went to rm, NUL after each, an empty record, the records of what still stands
-there afterwards, an empty record, ``end``.
+there afterwards, an empty record, ``end``. While rm works a ``+`` a group on stderr tells that the server is alive.
+
+A server that hangs may come to its question long after the manager has given it up, and after what was seen elsewhere
+has changed. So the question expires: past its last second, on the server's own clock, nothing more is deleted.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ if [ -n "$2" ] && [ ! -e "$2" ]; then exit 4; fi
 question=$(cat)
 case $question in *'|.') question=${question%'|.'} ;; *) exit 5 ;; esac
 folders=${question%%'|'*}; records=${question#*'|'}
+[ "$(date +%s)" -le "$3" ] || exit 8
 kinds=$(printf '%b' "$folders" | xargs -0 -r stat --printf '%F\n' -- 2>/dev/null | sort -u)
 case $kinds in ''|directory) ;; *)
   printf '%b' "$folders" | xargs -0 -r stat --printf '%F/%n\0' -- 2>/dev/null
@@ -34,7 +38,9 @@ case $kinds in ''|directory) ;; *)
 esac
 exec 5>&1
 printf '%b' "$records" | cut -z -d/ -f3- | xargs -0 -r stat --printf '%F/%s/%n\0' -- 2>/dev/null |
-  { cat; printf '%b' "$records"; } | sort -z | uniq -z -d | tee /dev/fd/5 | cut -z -d/ -f3- | xargs -0 -r rm -f --
+  { cat; printf '%b' "$records"; } | sort -z | uniq -z -d | tee /dev/fd/5 | cut -z -d/ -f3- |
+  xargs -0 -r -n 250 sh -c '[ "$(date +%s)" -le "$0" ] || { echo late >&2; exit 255; }
+    rm -f -- "$@"; status=$?; echo + >&2; exit "$status"' "$3"
 printf '\0'
 printf '%b' "$records" | cut -z -d/ -f3- | xargs -0 -r stat --printf '%F/%s/%n\0' --
 printf '\0end'
@@ -42,6 +48,7 @@ printf '\0end'
 
 CUT_OFF = "the answer to a deletion was cut off"
 GONE = "No such file or directory"
+LATE = "not in time; the next run looks at it again"
 
 
 class Verdict(NamedTuple):
@@ -59,27 +66,41 @@ class _Linked(Exception):
         super().__init__(folders)
 
 
-def unlink(transport: Transport, root: str, marker: str, rows: Sequence[Delete]) -> list[Verdict]:
-    """Checks and deletes the files of these rows below ``root`` of one server; a verdict a row, in their order.
+class Ground(NamedTuple):
+    """Where a server deletes, and until when.
 
-    ``marker``: the mount marker that must stand in the root, or empty. Names must be safe (`names.unsafe`) and differ.
-    Raises RemoteFault when there is no whole answer; its kind tells whether anything may have been deleted.
+    ``marker``: the mount marker that must stand in the root, or empty. ``expires``: the last second, on the server's
+    own clock, in which it may delete anything.
+    """
+
+    root: str
+    marker: str
+    expires: int
+
+
+def unlink(transport: Transport, ground: Ground, rows: Sequence[Delete]) -> list[Verdict]:
+    """Checks and deletes the files of these rows on one server; a verdict a row, in their order.
+
+    Names must be safe (`names.unsafe`) and differ. Raises RemoteFault when there is no whole answer; its kind tells
+    whether anything may have been deleted.
     """
     try:
-        return _ask(transport, root, marker, rows)
+        return _ask(transport, ground, rows)
     except _Linked as linked:
         under = [bool(linked.folders.intersection(_folders(row.name))) for row in rows]
-    rest = iter(_ask(transport, root, marker, [row for row, link in zip(rows, under, strict=True) if not link]))
+    rest = iter(_ask(transport, ground, [row for row, link in zip(rows, under, strict=True) if not link]))
     return [Verdict("refused", "a link stands on the way") if link else next(rest) for link in under]
 
 
-def _ask(transport: Transport, root: str, marker: str, rows: Sequence[Delete]) -> list[Verdict]:
+def _ask(transport: Transport, ground: Ground, rows: Sequence[Delete]) -> list[Verdict]:
     folders = sorted({folder for row in rows for folder in _folders(row.name)})
     question = b"%b|%b|." % (
         _encode(b"".join(b"./%b\0" % names.bytes_from_text(folder) for folder in folders)),
         _encode(b"".join(_record(row) + b"\0" for row in rows)),
     )
-    reply = transport.call(Script("unlink", UNLINK, (root.encode(), marker.encode())), question)
+    root, marker = ground.root, ground.marker
+    words = (root.encode(), marker.encode(), str(ground.expires).encode())
+    reply = transport.call(Script("unlink", UNLINK, words), question)
     if reply.status == 3:
         raise RemoteFault(transport.server, "refused", f"{root} cannot be entered")
     if reply.status == 4:
@@ -90,6 +111,8 @@ def _ask(transport: Transport, root: str, marker: str, rows: Sequence[Delete]) -
         if not linked:  # mended while we looked: the next run tries again
             raise RemoteFault(transport.server, "refused", "a folder changed while it was looked at")
         raise _Linked(linked)
+    if reply.status == 8:
+        raise RemoteFault(transport.server, "refused", LATE)
     return parse(reply, transport.server, rows)
 
 
@@ -105,13 +128,14 @@ def parse(reply: Reply, server: str, rows: Sequence[Delete]) -> list[Verdict]:
     looked = [line for line in complaints if line.startswith("stat:")]
     # A name without a record is gone only if stat said so for each such name.
     proven = len(looked) == len(rows) - len(left) and all(line.endswith(GONE) for line in looked)
-    refusals = iter([line for line in complaints if line.startswith("rm:")])
+    refusals = [line for line in complaints if line.startswith("rm:")]
+    late = "late" in complaints
     verdicts = []
     for row in rows:
         path, record = b"./" + names.bytes_from_text(row.name), _record(row)
         if path in left:
             if record in matched:
-                verdicts.append(Verdict("failed", next(refusals, "rm: could not delete it")))
+                verdicts.append(_not_removed(row.name, refusals, late=late))
             else:
                 verdicts.append(Verdict("refused", _difference(*left[path], row.size)))
         elif not proven:
@@ -119,6 +143,14 @@ def parse(reply: Reply, server: str, rows: Sequence[Delete]) -> list[Verdict]:
         else:
             verdicts.append(Verdict("done") if record in matched else Verdict("already", "not there any more"))
     return verdicts
+
+
+def _not_removed(name: str, refusals: Sequence[str], *, late: bool) -> Verdict:
+    """rm's own words about this file; its quotes differ for odd names, so then any of its words will do."""
+    own = [line for line in refusals if f"'./{names.display(name)}'" in line]
+    if late and not own:
+        return Verdict("refused", LATE)
+    return Verdict("failed", (own or [*refusals, "rm: could not delete it"])[0])
 
 
 def _difference(kind: bytes, size: bytes, expected: int) -> str:

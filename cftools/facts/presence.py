@@ -1,13 +1,13 @@
 """Whether named files stand on a server now, as regular files, and how large they are.
 
 The names travel over stdin, NUL after each; the reply is one record a file that is there,
-``<mode in hex> <size> <mtime> <inode> <ctime> <path>`` and a NUL, and ``.`` at the end. A file without a record was not
-seen, which is no proof that it is gone: only `gone` proves that.
+``<mode in hex> <size> <mtime> <inode> <ctime> <path>`` and a NUL, and ``. <clock>`` at the end. A file without a record
+was not seen, which is no proof that it is gone: only `gone` proves that. The clock is the server's own, epoch seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cftools.model import names
@@ -18,7 +18,7 @@ STAT = r"""
 LC_ALL=C; export LC_ALL
 cd -- "$1" || exit 3
 xargs -0 -r stat --printf '%f %s %Y %i %.9Z %n\0' -- 2>/dev/null
-printf '.\0'
+printf '. %s\0' "$(date +%s)"
 """
 
 GONE = r"""
@@ -28,7 +28,7 @@ xargs -0 -r -n 500 sh -c 'for name; do
   if [ -e "$name" ] || [ -L "$name" ]; then printf 1; elif [ -x "${name%/*}" ]; then printf 0; else
   top=${name%/*}; while [ ! -e "$top" ] && [ "$top" != . ]; do top=${top%/*}; done
   if [ -x "$top" ]; then printf 0; else printf "?"; fi; fi; done' cftools-gone || exit 4
-printf '.'
+printf '. %s\n' "$(date +%s)"
 """
 
 
@@ -49,14 +49,33 @@ def _stdin(file_names: Sequence[str]) -> bytes:
     return b"".join(b"./" + names.bytes_from_text(name) + b"\0" for name in file_names)
 
 
-def see(transport: Transport, root: str, file_names: Sequence[str]) -> dict[str, Seen]:
-    """Looks at each name below ``root``; the ones that are there. Raises RemoteFault when the answer is not whole."""
+class Look(NamedTuple):
+    """The files that were seen, by name, and the server's clock afterwards, epoch seconds."""
+
+    files: Mapping[str, Seen]
+    clock: int
+
+
+class Absence(NamedTuple):
+    """Whether each name is gone (True), there (False) or unknown (None), and the server's clock afterwards."""
+
+    gone: Mapping[str, bool | None]
+    clock: int
+
+
+def see(transport: Transport, root: str, file_names: Sequence[str]) -> Mapping[str, Seen]:
+    """The files of these names that are there below ``root``. Raises RemoteFault when the answer is not whole."""
+    return look(transport, root, file_names).files
+
+
+def look(transport: Transport, root: str, file_names: Sequence[str]) -> Look:
+    """`see`, and the server's clock."""
     reply = transport.call(Script("stat", STAT, (root.encode(),)), _stdin(file_names), repeatable=True)
-    # A record may end in a dot too: the closing one stands alone.
-    if reply.status != 0 or not (b"\0" + reply.out).endswith(b"\0.\0"):
+    *records, closing, rest = (b"\0" + reply.out).split(b"\0")  # a cut-off name may look like anything, but has no NUL
+    if reply.status != 0 or rest or not closing.startswith(b". "):
         raise RemoteFault(transport.server, "broken", f"stat below {root}: {reply.complaint()}")
     try:
-        return dict(_seen(record) for record in reply.out[:-2].split(b"\0")[:-1])
+        return Look(dict(_seen(record) for record in records[1:]), int(closing[2:]))
     except ValueError as fault:  # a login shell's start-up files may print what they like
         raise RemoteFault(transport.server, "broken", f"stat below {root}: the answer cannot be understood") from fault
 
@@ -67,12 +86,11 @@ def _seen(record: bytes) -> tuple[str, Seen]:
     return names.text_from_bytes(path[2:]), Seen(regular, int(size), int(mtime), f"{int(inode)}/{ctime.decode()}")
 
 
-def gone(transport: Transport, root: str, file_names: Sequence[str]) -> dict[str, bool | None]:
-    """For each name below ``root``: True when it is certainly not there, False when something is, None when that cannot
-    be told. Raises RemoteFault when the answer is not whole."""
+def gone(transport: Transport, root: str, file_names: Sequence[str]) -> Absence:
+    """Whether each name below ``root`` is certainly not there. Raises RemoteFault when the answer is not whole."""
     reply = transport.call(Script("look", GONE, (root.encode(),)), _stdin(file_names), repeatable=True)
-    marks = reply.out.decode(errors="replace")
-    if reply.status != 0 or len(marks) != len(file_names) + 1 or marks[-1] != ".":
+    marks, _, clock = reply.out.decode(errors="replace").partition(". ")
+    if reply.status != 0 or len(marks) != len(file_names) or not (clock.endswith("\n") and clock[:-1].isdigit()):
         raise RemoteFault(transport.server, "broken", f"looking below {root}: {reply.complaint()}")
     meaning = {"0": True, "1": False}
-    return {name: meaning.get(mark) for name, mark in zip(file_names, marks, strict=False)}
+    return Absence({name: meaning.get(mark) for name, mark in zip(file_names, marks, strict=True)}, int(clock))

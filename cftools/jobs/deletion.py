@@ -127,7 +127,7 @@ def guard(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[s
     Raises GuardRefused with one line a broken guard when the plan has rows, UsageFault for an unknown override.
     """
     try:
-        checked = guards.check(_that_count(rows, ground), _guard_facts(job, ground), limits_of(job), override)
+        checked = guards.check(_that_count(rows, ground), _guard_facts(job, rows, ground), limits_of(job), override)
     except ValueError as fault:
         raise UsageFault(str(fault)) from fault
     for line in checked.overridden:
@@ -139,15 +139,24 @@ def guard(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[s
 
 def warn(job: Job, rows: Sequence[Delete], ground: Ground) -> None:
     """Says which guards would refuse the plan, for a run that changes nothing."""
-    checked = guards.check(_that_count(rows, ground), _guard_facts(job, ground), limits_of(job))
+    checked = guards.check(_that_count(rows, ground), _guard_facts(job, rows, ground), limits_of(job))
     for line in checked.broken if rows else ():
         job.say(f"with --apply a guard would refuse this plan: {line}")
 
 
+def _listed(ground: Ground) -> set[str]:
+    return {row.server for row in ground.inventory.servers.values() if row.state == "ok"}
+
+
 def _that_count(rows: Sequence[Delete], ground: Ground) -> list[Delete]:
-    """The rows that delete something by the inventory: a history that is asked twice repeats those it had."""
-    listed = {row.server for row in ground.inventory.servers.values() if row.state == "ok"}
-    return still_there(ground.inventory.holdings, listed, rows)
+    """The rows that may delete something: a history that is asked twice repeats those it had."""
+    return still_there(ground.inventory.holdings, _listed(ground), rows)
+
+
+def _standing(rows: Sequence[Delete], ground: Ground) -> tuple[Delete, ...]:
+    """The rows that delete something by the inventory."""
+    listed = _listed(ground)
+    return tuple(row for row in _that_count(rows, ground) if row.server in listed)
 
 
 def limits_of(job: Job) -> guards.GuardLimits:
@@ -162,6 +171,7 @@ def limits_of(job: Job) -> guards.GuardLimits:
         keys.max_history_shrink_percent,
         keys.mount_marker,
         job.config.inputs.max_age,
+        job.config.dedup.deletes_per_file == "one",
     )
 
 
@@ -175,11 +185,11 @@ def _markers(job: Job, taken: Inventory) -> Mapping[str, bool | None]:
         roots = job.fleet.servers[transport.server].roots
         return all(marker in presence.see(transport, root, [marker]) for root in roots)
 
-    answers = job.fleet.each([row.server for row in taken.servers.values() if row.state == "ok"], look)
+    answers = job.fleet.each(taken.servers, look)
     return {name: None if isinstance(answer, RemoteFault) else answer for name, answer in answers.items()}
 
 
-def _guard_facts(job: Job, ground: Ground) -> guards.GuardFacts:
+def _guard_facts(job: Job, rows: Sequence[Delete], ground: Ground) -> guards.GuardFacts:
     before = seen.inventory(job.database)
     marked = _markers(job, ground.inventory)
     history, grades = _dated(ground, 0, "history"), _dated(ground, 1, "grades")
@@ -197,12 +207,15 @@ def _guard_facts(job: Job, ground: Ground) -> guards.GuardFacts:
         previous_history_lines=last.files if last and ground.history_files is not None else None,
         destinations=frozenset(_destinations(job)),
         previous_destinations=frozenset(last.destinations) if last and same_generation else None,
+        acted=tuple(guards.Acted(*one) for one in seen.acted(job.database, history.path)),
+        standing=_standing(rows, ground),
     )
 
 
 def _dated(ground: Ground, place: int, name: str) -> guards.GuardedInput:
     if place < len(ground.inputs):
-        return guards.GuardedInput(name, ground.inputs[place].path, ground.inputs[place].generation)
+        one = ground.inputs[place]
+        return guards.GuardedInput(name, one.path, one.generation, one.size)
     return guards.GuardedInput(name, "(not named)", 0)
 
 
@@ -223,6 +236,7 @@ def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequen
             job.stop.is_set,
             tuple(job.config.ignore.prefixes),
         )
+        _remember_acted(job, rows, ground)
         gone: Counter[str] = Counter()
         for outcomes in protocol.delete(tools, batches(rows, job.config.delete.batch)):
             gone.update(outcome.server for outcome in outcomes if outcome.state == "done")
@@ -233,6 +247,14 @@ def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequen
 
 def _destinations(job: Job) -> tuple[str, ...]:
     return tuple(f"{server.name} ({server.address})" for server in job.destinations)
+
+
+def _remember_acted(job: Job, rows: Sequence[Delete], ground: Ground) -> None:
+    reasons = sorted({row.reason for row in _standing(rows, ground)})
+    if reasons and ground.inputs:
+        history = ground.inputs[0]
+        acted = [seen.HistoryActed(reason, int(history.generation), history.size) for reason in reasons]
+        seen.remember_acted(job.database, history.path, acted, time.time())
 
 
 def _remember(job: Job, ground: Ground, gone: Counter[str]) -> None:

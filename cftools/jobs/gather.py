@@ -185,6 +185,7 @@ def plan_servers(job: Job, taken: inventory.Inventory, silent: Collection[str] =
                 total=row.total if row else 0,
                 used=row.used if row else 0,
                 available=_available(settings, row) if row else 0,
+                mounted=taken.marked.get(settings.name) is not False,
             )
         )
     return tuple(servers)

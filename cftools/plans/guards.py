@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cftools.model.rows import Delete
+from cftools.model.rows import Delete, Reason
 
 
 class GuardedServer(msgspec.Struct, frozen=True):
@@ -31,19 +31,31 @@ class GuardedServer(msgspec.Struct, frozen=True):
 
 
 class GuardedInput(msgspec.Struct, frozen=True):
-    """The history or the grades. ``generation``: epoch seconds at which it was written, 0 when unknown."""
+    """The history or the grades. ``generation``: epoch seconds at which it was written, 0 when unknown; ``size``:
+    bytes."""
 
     name: str
     path: str
     generation: float
+    size: int = 0
+
+
+class Acted(msgspec.Struct, frozen=True):
+    """A history on whose word something was deleted before. ``reason``: why, as in the rows."""
+
+    reason: Reason
+    generation: int
+    size: int
 
 
 class GuardFacts(msgspec.Struct, frozen=True):
     """What the guards look at beside the rows.
 
-    ``history_lines`` and ``previous_history_lines`` (None: there was none) are lines of the history now and at the
-    reading before. ``destinations`` are the configured ones, ``previous_destinations`` those that were configured
-    when the history's generation in use was first read (None: not known, as in a first run).
+    ``inputs`` has the history first. ``history_lines`` and ``previous_history_lines`` (None: there was none) are lines
+    of the history now and at the reading before. ``destinations`` are the configured ones, ``previous_destinations``
+    those that were configured when the history's generation in use was first read (None: not known, as in a first
+    run). ``acted``: the last history acted upon for each reason. ``standing``: the rows whose file the inventory shows
+    on their server.
     """
 
     now: float
@@ -53,12 +65,15 @@ class GuardFacts(msgspec.Struct, frozen=True):
     previous_history_lines: int | None
     destinations: frozenset[str]
     previous_destinations: frozenset[str] | None
+    acted: tuple[Acted, ...] = ()
+    standing: tuple[Delete, ...] = ()
 
 
 class GuardLimits(msgspec.Struct, frozen=True):
     """The limits: the keys of ``guards`` in the config, and ``max_age`` (seconds) of ``inputs``.
 
     ``percent_from``: percents are looked at from that many files on; of three files one is always a third.
+    ``one_a_history``: of a file one duplicate may go for each history, as `dedup.deletes_per_file: one` asks.
     """
 
     max_deletes: int
@@ -69,6 +84,7 @@ class GuardLimits(msgspec.Struct, frozen=True):
     max_history_shrink_percent: int
     mount_marker: str
     max_age: float
+    one_a_history: bool = False
 
 
 class Checked(NamedTuple):
@@ -140,6 +156,23 @@ def _max_age(_rows: Sequence[Delete], facts: GuardFacts, limits: GuardLimits) ->
             yield found, "set the clocks right"
 
 
+def _history_not_newer(_rows: Sequence[Delete], facts: GuardFacts, limits: GuardLimits) -> Faults:
+    history = facts.inputs[0]
+    reasons = {row.reason for row in facts.standing}
+    for last in facts.acted if reasons else ():
+        if history.generation < last.generation:
+            age = _duration(last.generation - history.generation)
+            yield f"history {history.path} is {age} older than the last one acted upon", "take the newest history"
+        elif (
+            limits.one_a_history
+            and last.reason == "duplicate"
+            and "duplicate" in reasons
+            and (int(history.generation), history.size) == (last.generation, last.size)
+        ):
+            found = f"history {history.path} was acted upon before, and one copy of a file may go for each history"
+            yield found, "wait for the next one"
+
+
 def _inventory_shrink(_rows: Sequence[Delete], facts: GuardFacts, limits: GuardLimits) -> Faults:
     for server in facts.servers:
         if server.files < 0 or server.previous_files is None:
@@ -199,6 +232,7 @@ GUARDS: dict[str, Guard] = {
     "max_delete_bytes": _max_delete_bytes,
     "max_delete_percent": _max_delete_percent,
     "max_age": _max_age,
+    "history_not_newer": _history_not_newer,
     "inventory_shrink": _inventory_shrink,
     "history_shrink": _history_shrink,
     "mount_marker": _mount_marker,

@@ -22,7 +22,7 @@ class PlanServer(msgspec.Struct, frozen=True):
     """One server. Bytes.
 
     ``alive``: it answered the last heartbeat. ``listed``: its inventory is complete (state ok); without that its
-    numbers and its content prove nothing.
+    numbers and its content prove nothing. ``mounted``: no mount marker is missing in its roots.
     """
 
     name: str
@@ -34,6 +34,7 @@ class PlanServer(msgspec.Struct, frozen=True):
     total: int = 0
     used: int = 0
     available: int = 0
+    mounted: bool = True
 
     @property
     def capacity(self) -> int:
@@ -43,12 +44,16 @@ class PlanServer(msgspec.Struct, frozen=True):
     @property
     def usable(self) -> bool:
         """Whether it may take part in a copy and may be believed."""
-        return self.alive and self.listed
+        return self.alive and self.listed and self.mounted
 
     @property
     def left_out(self) -> str:
         """A note for people: why it takes no part; only for a server that is not usable."""
-        return f"{self.name}: left out, " + ("its listing is not complete" if self.alive else "it does not answer")
+        if not self.alive:
+            return f"{self.name}: left out, it does not answer"
+        return f"{self.name}: left out, " + (
+            "its mount marker is missing" if self.listed else "its listing is not complete"
+        )
 
 
 class Node(msgspec.Struct, frozen=True, eq=False):

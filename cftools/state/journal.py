@@ -2,7 +2,8 @@
 
 A row is written `intended` and committed before the server is asked, and settled after the answer. Deletions take turns
 under one lock and settle their rows before they give the turn away; so whoever holds that lock and finds `intended`
-deletions has found those of a run that died, and settles them by looking.
+deletions has found those of a run that died, or of a server that did not answer, and settles them by looking. What
+stands there may still be deleted until the row has expired, by the clock of that server.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from cftools.state.database import Database
 
 
 class Unsettled(NamedTuple):
-    """A row that a dead run left `intended`."""
+    """A row that was left `intended`. ``expires``: the last second in which the server may delete the file."""
 
     id: int
     server: str
     name: str
     size: int
+    expires: int
 
 
 class Settlement(NamedTuple):
@@ -31,16 +33,31 @@ class Settlement(NamedTuple):
     detail: str = ""
 
 
-def intend_deletes(database: Database, run: int, rows: Sequence[Delete], now: float) -> list[int]:
-    """Writes an `intended` row for each; returns their numbers in the same order. Committed when it returns."""
+def intend_deletes(
+    database: Database, run: int, rows: Sequence[Delete], expires: Mapping[str, int], now: float
+) -> list[int]:
+    """Writes an `intended` row for each; returns their numbers in the same order. Committed when it returns.
+
+    ``expires``: the last second in which each server, by its own clock, may delete; 0 for the others.
+    """
     with database.transaction():
         first = int(database.rows("SELECT coalesce(max(id), 0) + 1 FROM journal")[0][0])
         database.execute_many(
-            "INSERT INTO journal (id, run, verb, server, name, size, reason, keeper, rank, state, at)"
-            " VALUES (?, ?, 'delete', ?, ?, ?, ?, ?, ?, 'intended', ?)",
+            "INSERT INTO journal (id, run, verb, server, name, size, reason, keeper, rank, state, at, expires)"
+            " VALUES (?, ?, 'delete', ?, ?, ?, ?, ?, ?, 'intended', ?, ?)",
             [
-                (number, run, row.server, row.name, row.size, row.reason, row.keeper, row.rank, now)
-                for number, row in enumerate(rows, first)
+                (
+                    *numbers,
+                    row.server,
+                    row.name,
+                    row.size,
+                    row.reason,
+                    row.keeper,
+                    row.rank,
+                    now,
+                    expires.get(row.server, 0),
+                )
+                for numbers, row in zip(((first + place, run) for place in range(len(rows))), rows, strict=True)
             ],
         )
     return list(range(first, first + len(rows)))
@@ -71,11 +88,12 @@ def settle_inside(database: Database, settlements: Iterable[Settlement], now: fl
 
 
 def unsettled_deletes(database: Database) -> list[Unsettled]:
-    """The `intended` deletions; read it under the deletion lock, where they are those of dead runs."""
+    """The `intended` deletions; read it under the deletion lock, where nobody works on them."""
     return [
         Unsettled(*row)
         for row in database.rows(
-            "SELECT id, server, name, size FROM journal WHERE verb = 'delete' AND state = 'intended' ORDER BY id"
+            "SELECT id, server, name, size, coalesce(expires, 0) FROM journal"
+            " WHERE verb = 'delete' AND state = 'intended' ORDER BY id"
         )
     ]
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cftools.model.rows import Heartbeat
+from cftools.model.rows import Heartbeat, Reason
 from cftools.state.database import Database
 
 
@@ -23,6 +23,14 @@ class HistorySeen(NamedTuple):
     generation: int
     files: int
     destinations: tuple[str, ...]
+
+
+class HistoryActed(NamedTuple):
+    """The last history on whose word copies were deleted for this reason. ``size``: bytes."""
+
+    reason: Reason
+    generation: int
+    size: int
 
 
 def remember_heartbeats(database: Database, heartbeats: Sequence[Heartbeat], now: float) -> None:
@@ -75,3 +83,21 @@ def history(database: Database, path: str) -> HistorySeen | None:
     """What was kept of the history at ``path``, or None."""
     found = database.rows("SELECT generation, files, destinations FROM history_seen WHERE path = ?", (path,))
     return HistorySeen(found[0][0], found[0][1], tuple(json.loads(found[0][2]))) if found else None
+
+
+def remember_acted(database: Database, path: str, acted: Sequence[HistoryActed], now: float) -> None:
+    """Keeps that copies are deleted on the word of the history at ``path``; call it before the first one is."""
+    with database.transaction():
+        database.execute_many(
+            "INSERT INTO history_acted (path, reason, generation, size, at) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET generation = excluded.generation, size = excluded.size, at = excluded.at",
+            [(path, *one, now) for one in acted],
+        )
+
+
+def acted(database: Database, path: str) -> list[HistoryActed]:
+    """The last history at ``path`` that was acted upon, for each reason."""
+    return [
+        HistoryActed(*row)
+        for row in database.rows("SELECT reason, generation, size FROM history_acted WHERE path = ?", (path,))
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_node import CONTENT, ODD, SIZE, Wire, cut, fake_program, put, surplus, text, tree
 
-from cftools.actions.unlink import Verdict, parse, unlink
+from cftools.actions.unlink import LATE, Ground, Verdict, parse, unlink
 from cftools.model.rows import Delete
 from cftools.remote.transport import RemoteFault, Reply, Script
 
+FAR = 1 << 40  # a second that does not come
 BYSTANDERS = [b"a", b"r", b"rf", b"x", b"new", b"line", b"plain.mpg.bak", b"back", b"bar", b"sub/dir/deeper", b"0"]
 
 
 def ask(root: Path, rows: list[Delete], wire: Wire | None = None, marker: str = "") -> list[Verdict]:
-    return unlink(wire or Wire("dest1"), str(root), marker, rows)
+    return unlink(wire or Wire("dest1"), Ground(str(root), marker, FAR), rows)
 
 
 def word(verdicts: list[Verdict]) -> list[str]:
@@ -175,6 +177,42 @@ esac; done; exit 1"""
         Verdict("done"),
     ]
     assert sorted(tree(root)) == ["b"]
+
+
+def test_a_question_that_has_expired_deletes_nothing(tmp_path: Path) -> None:
+    put(tmp_path, b"a.mpg")
+    with pytest.raises(RemoteFault, match=LATE) as fault:
+        unlink(Wire("dest1"), Ground(str(tmp_path), "", int(time.time()) - 1), [surplus("dest1", "a.mpg")])
+    assert fault.value.nothing_was_done
+    assert (tmp_path / "a.mpg").exists()
+
+
+def test_a_server_that_hangs_half_way_deletes_nothing_more_when_it_wakes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first group of files takes longer than the question is good for."""
+    root = tmp_path / "root"
+    names = [f"{number:03}" for number in range(300)]
+    for name in names:
+        put(root, name)
+    fake_program(monkeypatch, tmp_path / "bin", "rm", '"$real" "$@"; status=$?; sleep 2.1; exit "$status"')
+    verdicts = unlink(
+        Wire("dest1"), Ground(str(root), "", int(time.time()) + 1), [surplus("dest1", name) for name in names]
+    )
+    assert verdicts[:250] == [Verdict("done")] * 250
+    assert verdicts[250:] == [Verdict("refused", LATE)] * 50
+    assert sorted(tree(root)) == names[250:]
+
+
+def test_each_file_has_rms_own_words_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        put(tmp_path / "root", name)
+    words = "echo \"rm: cannot remove './c': Busy\" >&2; echo \"rm: cannot remove './a': Read-only\" >&2; exit 1"
+    fake_program(monkeypatch, tmp_path / "bin", "rm", words)
+    details = [verdict.detail for verdict in ask(tmp_path / "root", [surplus("dest1", name) for name in "abc"])]
+    assert details[0] == "rm: cannot remove './a': Read-only"
+    assert details[2] == "rm: cannot remove './c': Busy"
+    assert details[1].startswith("rm: cannot remove")
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_taken_for_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,7 @@ GUARDED: dict[str, dict[str, Any]] = {
     "max_delete_bytes": {"max_delete_bytes": "150B"},
     "max_delete_percent": {"max_delete_percent": 20, "percent_from": 1},
     "max_age": {},
+    "history_not_newer": {},
     "inventory_shrink": {"percent_from": 1, "max_delete_percent": 100},
     "history_shrink": {"percent_from": 1, "max_delete_percent": 100},
     "mount_marker": {"mount_marker": ".cftools-root"},
@@ -129,6 +130,11 @@ def break_guard(site: LocalSite, guard: str) -> None:
     names = duplicates(site, 2)
     if guard == "max_age":
         site.write_inputs({name: list(site.destinations) for name in names}, age=7 * 3600)
+    elif guard == "history_not_newer":
+        site.run("dedup", "--apply")
+        site.write_inputs({name: list(site.destinations) for name in names}, age=60)
+        for name in names:
+            site.put(name, *site.destinations)
     elif guard == "mount_marker":
         for server in site.destinations:
             site.put(".cftools-root", server)

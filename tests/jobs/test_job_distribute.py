@@ -182,8 +182,32 @@ def test_evict_deletes_nothing_when_the_log_that_may_name_hot_files_is_missing(t
     for name in names:
         site.put(name, "src1", "dest1")
     site.write_inputs({name: ["dest1"] for name in names})
-    yesterday = time.strftime("%Y%m%d", time.localtime(time.time() - 86400))
-    (site.folder / "logs" / f"EventLog[{yesterday}].log").write_text("0x40ffff,4,1527951601,File Not Found\n")
+    for other in (-86400, 86400):  # at any hour one of the two is a day that some time zone has
+        day = time.strftime("%Y%m%d", time.gmtime(time.time() + other))
+        (site.folder / "logs" / f"EventLog[{day}].log").write_text("0x40ffff,4,1527951601,File Not Found\n")
     site.run("evict", "--apply", expect=65)
     assert "no such event log" in site.talk
     assert len(site.holders("r9.mpg")) == 2
+
+
+def test_a_root_without_its_mount_marker_gets_no_copy(tmp_path: Path) -> None:
+    site = LocalSite(tmp_path, destinations=2)
+    site.configure(guards={"mount_marker": ".cftools-root"}, distribute={"via": "relay"})
+    for server in ("src1", "dest2"):
+        (site.root(server) / ".cftools-root").touch()
+    names = [f"a{number}.mpg" for number in range(4)]
+    for name in names:
+        site.put(name, "src1")
+    site.write_inputs({name: [] for name in names})
+    plan = site.run("plan-distribute")
+    assert {row["destination"] for row in kinds(plan, "copy")} == {"dest2"}
+    (site.folder / "plan.ndjson").write_bytes(site.output)
+    (site.root("dest2") / ".cftools-root").rename(site.root("dest1") / ".cftools-root")
+    before = site.standing()
+    rows = site.run("distribute", str(site.folder / "plan.ndjson"), expect=1)
+    assert {row["state"] for row in kinds(rows, "outcome")} == {"refused"}
+    assert ".cftools-root does not stand in" in site.talk
+    assert site.standing() == before
+    (site.root("dest1") / ".cftools-root").unlink()
+    assert kinds(site.run("distribute"), "copy") == []
+    assert site.standing() == {path: size for path, size in before.items() if "dest1" not in path}

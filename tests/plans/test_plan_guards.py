@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from cftools.model.rows import Delete
-from cftools.plans.guards import GUARDS, GuardedInput, GuardedServer, GuardFacts, GuardLimits, check
+from cftools.plans.guards import GUARDS, Acted, GuardedInput, GuardedServer, GuardFacts, GuardLimits, check
 
 NOW = 1_700_000_000.0
 HOUR = 3600.0
@@ -77,6 +77,43 @@ def test_max_delete_percent(count: int, passes: bool) -> None:
     assert [line.partition(";")[0] for line in lines] == (
         [] if passes else ["max_delete_percent: the plan deletes 202 of 1,000 files on dst1, the limit is 20 %"]
     )
+
+
+NEWER = int(NOW - HOUR)
+ONE = msgspec.structs.replace(LIMITS, one_a_history=True)
+
+
+def twin(server: str = "dst1") -> Delete:
+    return Delete(server, "f", 1, "duplicate", "dst2")
+
+
+@pytest.mark.parametrize(("later", "passes"), [(-1, True), (0, True), (1, False)])
+def test_a_history_older_than_the_last_one_acted_upon_is_refused_in_both_modes(later: int, passes: bool) -> None:
+    acted = (Acted("disk", NEWER + later, 500),)
+    expected = [
+        "history_not_newer: history /h is 1s older than the last one acted upon; take the newest history,"
+        " or pass --override history_not_newer"
+    ]
+    for limits in (LIMITS, ONE):
+        for row in (twin(), *deletes(1)):
+            assert broken([row], limits, acted=acted, standing=(row,)) == ([] if passes else expected)
+
+
+@pytest.mark.parametrize(
+    ("generation", "size", "waits"),
+    [(NEWER, 0, True), (NEWER - 1, 0, False), (NEWER, 1, False)],
+)
+def test_in_mode_one_a_history_is_acted_upon_once(generation: int, size: int, waits: bool) -> None:
+    acted = (Acted("duplicate", generation, size),)
+    expected = [
+        "history_not_newer: history /h was acted upon before, and one copy of a file may go for each history;"
+        " wait for the next one, or pass --override history_not_newer"
+    ]
+    assert broken([twin()], ONE, acted=acted, standing=(twin(),)) == (expected if waits else [])
+    assert broken([twin()], LIMITS, acted=acted, standing=(twin(),)) == []
+    assert broken([twin()], ONE, acted=acted, standing=()) == [], "to ask again for what is gone is harmless"
+    assert broken(deletes(1), ONE, acted=acted, standing=tuple(deletes(1))) == [], "evict is not meant"
+    assert broken([twin()], ONE, acted=(Acted("disk", generation, size),), standing=(twin(),)) == []
 
 
 @pytest.mark.parametrize(("count", "passes"), [(9, True), (10, False)])

@@ -48,7 +48,7 @@ def complaint(path: Path) -> str:
 def test_a_fresh_file_gets_the_newest_schema_and_its_folder(path: Path) -> None:
     with Database(path) as database:
         assert tables(database) >= TABLES
-        assert database.rows("PRAGMA user_version") == [(1,)]
+        assert database.rows("PRAGMA user_version") == [(2,)]
         assert database.rows("PRAGMA journal_mode") == [("wal",)]
         assert database.rows("PRAGMA synchronous") == [(2,)], "a committed row must survive a power cut"
         assert database.rows("PRAGMA foreign_keys") == [(1,)]
@@ -64,7 +64,7 @@ def test_what_was_committed_is_there_when_it_is_opened_again(path: Path) -> None
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     with Database(path) as database:
         database.execute("PRAGMA user_version = 9")
-    assert complaint(path) == f"{path}: the state has schema 9, this cftools knows 1; use a newer one"
+    assert complaint(path) == f"{path}: the state has schema 9, this cftools knows 2; use a newer one"
     with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("PRAGMA user_version").fetchone() == (9,)
     raw.close()
