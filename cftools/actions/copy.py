@@ -17,6 +17,8 @@ from cftools.model.errors import LockHeld
 from cftools.model.rows import Copy, OutcomeState
 from cftools.remote.pool import Fleet
 from cftools.remote.transport import RemoteFault, Transport
+from cftools.state import journal
+from cftools.state.database import Database
 from cftools.state.locks import DELETION, Locks
 from cftools.state.tasks import TaskState
 
@@ -25,6 +27,7 @@ class Tools(NamedTuple):
     """What a copy needs. ``marker``: the mount marker, or empty."""
 
     fleet: Fleet
+    database: Database
     locks: Locks
     policy: Distribute
     marker: str
@@ -123,6 +126,8 @@ def _publish_in_turn(tools: Tools, transport: Transport, place: arrival.Place, l
     try:
         with tools.locks.wait(DELETION, unwanted):
             look()
+            if journal.may_be_deleted(tools.database, transport.server, place.name):
+                raise arrival.Refused("an earlier deletion of it there is not settled; what arrived is kept")
             return arrival.publish(transport, place)
     except LockHeld as held:
         look()

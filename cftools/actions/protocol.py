@@ -33,6 +33,7 @@ from cftools.state import journal
 from cftools.state.database import Database
 from cftools.state.locks import DELETION, Locks
 
+FORGOTTEN_SECONDS = 86400.0  # so long a server that left the config may come back and still delete what it was told
 PATIENCE = 3  # response time limits that a server has for the deletions of a batch; then they expire
 
 
@@ -78,16 +79,18 @@ def settle_dead_runs(tools: Tools) -> Open:
     """
     by_server = defaultdict(list)
     settled = []
+    stay: dict[str, str] = {}
     for row in journal.unsettled_deletes(tools.database):
         if row.server in tools.fleet.servers:
             by_server[row.server].append(row)
-        else:
+        elif tools.clock() - row.at > FORGOTTEN_SECONDS:
             settled.append(journal.Settlement(row.id, "failed", "not known: its server left the config"))
+        else:
+            stay[row.name] = f"{row.server} left the config; after a day that is taken for its end"
 
     def look(transport: Transport) -> presence.Absence:
         return _absence(tools, transport, [row.name for row in by_server[transport.server]])
 
-    stay: dict[str, str] = {}
     for server, answer in tools.fleet.each(by_server, look).items():
         for row in by_server[server]:
             if isinstance(answer, RemoteFault):
@@ -105,24 +108,26 @@ def settle_dead_runs(tools: Tools) -> Open:
 
 
 def _delete_batch(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> list[Outcome]:
-    refusals = {place: Verdict("refused", fault) for place, fault in _faults(tools, batch, unsettled).items()}
-    wanted = [place for place in range(len(batch)) if place not in refusals]
+    verdicts = {place: Verdict("refused", fault) for place, fault in _faults(tools, batch, unsettled).items()}
+    wanted = [place for place in range(len(batch)) if place not in verdicts]
     views = _destination_views(tools, batch, wanted)
     origin = _OriginView(tools, sorted({batch[place].name for place in wanted}))
     for place in wanted:
         row = batch[place]
         if fault := _victim_fault(views, row) or _keeper_fault(views, row) or origin.fault(row, views):
-            refusals[place] = Verdict("refused", fault)
-    expires = _expiries(tools, views)
-    numbers = journal.intend_deletes(tools.database, tools.run, batch, expires, tools.clock())
-    journal.settle(
-        tools.database,
-        [journal.Settlement(numbers[place], *verdict) for place, verdict in refusals.items()],
-        tools.clock(),
+            verdicts[place] = Verdict("refused", fault)
+    verdicts |= _missing(
+        tools, batch, [place for place in wanted if place not in verdicts and not _victim(views, batch[place])]
     )
-    results: dict[int, tuple[Verdict, int]] = {place: (verdict, 0) for place, verdict in refusals.items()}
-    for wave in _waves(batch, [place for place in range(len(batch)) if place not in refusals]):
-        results |= _unlink_wave(tools, Batch(batch, numbers, expires), wave)
+    expires = _expiries(tools, views)
+    intents = [
+        journal.Intent(row, 0, *verdicts[place]) if place in verdicts else journal.Intent(row, expires[row.server])
+        for place, row in enumerate(batch)
+    ]
+    numbers = journal.intend_deletes(tools.database, tools.run, intents, tools.clock())
+    results = {place: (verdict, 0) for place, verdict in verdicts.items()}
+    for wave in _waves(batch, [place for place in range(len(batch)) if place not in verdicts]):
+        results |= _unlink_wave(tools, Batch(intents, numbers), wave)
     return [
         Outcome("delete", str(numbers[place]), row.server, row.name, row.size, verdict.state, verdict.detail, spent)
         for place, row in enumerate(batch)
@@ -131,11 +136,10 @@ def _delete_batch(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> lis
 
 
 class Batch(NamedTuple):
-    """Rows, their journal numbers, and the last second in which each server may delete."""
+    """What is about to be deleted, and the journal numbers."""
 
-    rows: Sequence[Delete]
+    intents: Sequence[journal.Intent]
     numbers: Sequence[int]
-    expires: Mapping[str, int]
 
 
 def _faults(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> dict[int, str]:
@@ -248,9 +252,37 @@ class _OriginView:
 
 
 def _victim(views: Views, row: Delete) -> presence.Seen | None:
-    """The victim as its server shows it; None when it was not seen, which the unlinking finds out by itself."""
-    view = views[row.server]
-    return None if isinstance(view, RemoteFault) else view.look.files.get(row.name)
+    """The victim as its server shows it; None when it was not seen."""
+    view = views.get(row.server)
+    return None if view is None or isinstance(view, RemoteFault) else view.look.files.get(row.name)
+
+
+def _missing(tools: Tools, batch: Sequence[Delete], places: Sequence[int]) -> dict[int, Verdict]:
+    """What became of victims that were not seen.
+
+    Only what was seen is asked to be deleted: a question about a file that is gone, when it hangs on its server, could
+    delete another copy that arrived there in the meantime.
+    """
+    by_server: dict[str, list[int]] = defaultdict(list)
+    for place in places:
+        by_server[batch[place].server].append(place)
+
+    def look(transport: Transport) -> presence.Absence:
+        return _absence(tools, transport, [batch[place].name for place in by_server[transport.server]])
+
+    verdicts: dict[int, Verdict] = {}
+    for server, answer in tools.fleet.each(by_server, look).items():
+        for place in by_server[server]:
+            if isinstance(answer, RemoteFault):
+                verdicts[place] = Verdict("refused", answer.detail)
+            elif answer.gone[batch[place].name] is True:
+                verdicts[place] = Verdict("already", "not there any more")
+            elif answer.gone[batch[place].name] is None:
+                verdicts[place] = Verdict("failed", "its folder cannot be looked into, so it may still be there")
+            else:
+                detail = "a link stands on the way, or it was put there while it was looked at"
+                verdicts[place] = Verdict("refused", detail)
+    return verdicts
 
 
 def _same(first: presence.Seen | None, second: presence.Seen | None) -> bool:
@@ -283,12 +315,11 @@ def _waves(batch: Sequence[Delete], places: Sequence[int]) -> list[list[int]]:
 def _unlink_wave(tools: Tools, batch: Batch, wave: Sequence[int]) -> dict[int, tuple[Verdict, int]]:
     by_server: dict[str, list[int]] = defaultdict(list)
     for place in wave:
-        by_server[batch.rows[place].server].append(place)
+        by_server[batch.intents[place].row.server].append(place)
 
     def work(transport: Transport) -> tuple[list[Verdict], int]:
         started = time.monotonic()
-        rows = [batch.rows[place] for place in by_server[transport.server]]
-        verdicts = _unlink_on(tools, transport, batch.expires[transport.server], rows)
+        verdicts = _unlink_on(tools, transport, [batch.intents[place] for place in by_server[transport.server]])
         return verdicts, round((time.monotonic() - started) * 1000)
 
     results: dict[int, tuple[Verdict, int]] = {}
@@ -306,8 +337,9 @@ def _unlink_wave(tools: Tools, batch: Batch, wave: Sequence[int]) -> dict[int, t
 UNSETTLED = Verdict("failed", "the connection ended; the next run looks whether it was deleted")
 
 
-def _unlink_on(tools: Tools, transport: Transport, expires: int, rows: Sequence[Delete]) -> list[Verdict]:
-    ground = Ground(tools.fleet.servers[transport.server].roots[0], tools.marker, expires)
+def _unlink_on(tools: Tools, transport: Transport, intents: Sequence[journal.Intent]) -> list[Verdict]:
+    ground = Ground(tools.fleet.servers[transport.server].roots[0], tools.marker, intents[0].expires)
+    rows = [intent.row for intent in intents]
     try:
         return unlink(transport, ground, rows)
     except RemoteFault as fault:
@@ -320,8 +352,8 @@ def _unlink_on(tools: Tools, transport: Transport, expires: int, rows: Sequence[
         gone = _absence(tools, transport, [row.name for row in rows]).gone
     except RemoteFault:
         return [UNSETTLED] * len(rows)
-    deleted = Verdict("done", f"gone, though the answer was lost: {how}")
-    return [deleted if gone[row.name] is True else UNSETTLED for row in rows]
+    detail = f"gone, though the answer was lost: {how}"
+    return [Verdict("done", detail) if gone[row.name] is True else UNSETTLED for row in rows]
 
 
 def _absence(tools: Tools, transport: Transport, file_names: Sequence[str]) -> presence.Absence:

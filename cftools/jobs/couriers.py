@@ -44,7 +44,9 @@ class Couriers:
         self._closing = threading.Event()
         self._fault: BaseException | None = None
         self._guard = threading.Thread(target=self._watch_servers, name="heartbeats", daemon=True)
-        self._tools = copying.Tools(job.fleet, job.locks, job.config.distribute, job.config.guards.mount_marker)
+        self._tools = copying.Tools(
+            job.fleet, job.database, job.locks, job.config.distribute, job.config.guards.mount_marker
+        )
 
     def __enter__(self) -> Couriers:
         self._guard.start()

@@ -9,20 +9,31 @@ stands there may still be deleted until the row has expired, by the clock of tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cftools.model.rows import Copy, Delete, OutcomeState
 from cftools.state.database import Database
 
 
+class Intent(NamedTuple):
+    """A deletion to be journalled. ``expires``: the last second, on the server's own clock, in which it may happen.
+    ``state``: `intended`, or what became of it without asking, with its ``detail``."""
+
+    row: Delete
+    expires: int = 0
+    state: OutcomeState | Literal["intended"] = "intended"
+    detail: str = ""
+
+
 class Unsettled(NamedTuple):
-    """A row that was left `intended`. ``expires``: the last second in which the server may delete the file."""
+    """A row that was left `intended` at ``at``; ``expires`` as in `Intent`."""
 
     id: int
     server: str
     name: str
     size: int
     expires: int
+    at: float
 
 
 class Settlement(NamedTuple):
@@ -33,34 +44,35 @@ class Settlement(NamedTuple):
     detail: str = ""
 
 
-def intend_deletes(
-    database: Database, run: int, rows: Sequence[Delete], expires: Mapping[str, int], now: float
-) -> list[int]:
-    """Writes an `intended` row for each; returns their numbers in the same order. Committed when it returns.
-
-    ``expires``: the last second in which each server, by its own clock, may delete; 0 for the others.
-    """
+def intend_deletes(database: Database, run: int, intents: Sequence[Intent], now: float) -> list[int]:
+    """Writes a row for each; returns their numbers in the same order. Committed when it returns."""
     with database.transaction():
         first = int(database.rows("SELECT coalesce(max(id), 0) + 1 FROM journal")[0][0])
         database.execute_many(
-            "INSERT INTO journal (id, run, verb, server, name, size, reason, keeper, rank, state, at, expires)"
-            " VALUES (?, ?, 'delete', ?, ?, ?, ?, ?, ?, 'intended', ?, ?)",
+            "INSERT INTO journal (id, run, verb, server, name, size, reason, keeper, rank, state, detail, at, finished,"
+            " expires) VALUES (?, ?, 'delete', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    *numbers,
-                    row.server,
-                    row.name,
-                    row.size,
-                    row.reason,
-                    row.keeper,
-                    row.rank,
-                    now,
-                    expires.get(row.server, 0),
+                    *(
+                        number,
+                        run,
+                        row.server,
+                        row.name,
+                        row.size,
+                        row.reason,
+                        row.keeper,
+                        row.rank,
+                        state,
+                        detail,
+                        now,
+                    ),
+                    None if state == "intended" else now,
+                    expires,
                 )
-                for numbers, row in zip(((first + place, run) for place in range(len(rows))), rows, strict=True)
+                for number, (row, expires, state, detail) in enumerate(intents, first)
             ],
         )
-    return list(range(first, first + len(rows)))
+    return list(range(first, first + len(intents)))
 
 
 def intend_copy(database: Database, run: int, copy: Copy, now: float) -> int:
@@ -92,23 +104,37 @@ def unsettled_deletes(database: Database) -> list[Unsettled]:
     return [
         Unsettled(*row)
         for row in database.rows(
-            "SELECT id, server, name, size, coalesce(expires, 0) FROM journal"
+            "SELECT id, server, name, size, expires, at FROM journal"
             " WHERE verb = 'delete' AND state = 'intended' ORDER BY id"
         )
     ]
+
+
+def may_be_deleted(database: Database, server: str, name: str) -> bool:
+    """Whether a deletion of this file on this server is not settled."""
+    return bool(
+        database.rows(
+            "SELECT 1 FROM journal WHERE verb = 'delete' AND state = 'intended' AND server = ? AND name = ? LIMIT 1",
+            (server, name),
+        )
+    )
 
 
 def arrivals(database: Database, since: float, now: float) -> Mapping[tuple[str, str], float]:
     """When the copies finished since then became visible, by (server, name); epoch seconds.
 
     A copy that is still `intended` may become visible at any moment, or did while its run died: it counts as of
-    ``now``.
+    ``now``. Rows are numbered in the order they were written: one that follows a row written since then is no older,
+    even when it was noted while the clock stood hours behind.
     """
+    first = database.rows("SELECT id, at FROM journal WHERE at >= ? ORDER BY id LIMIT 1", (since,)) or [(2**63 - 1, 0)]
+    after, least = first[0]
     return {
-        (server, name): finished
-        for server, name, finished in database.rows(
-            "SELECT server, name, max(coalesce(finished, ?)) FROM journal"
-            " WHERE verb = 'copy' AND (state = 'intended' OR state = 'done' AND finished >= ?) GROUP BY server, name",
-            (now, since),
+        (server, name): when
+        for server, name, when in database.rows(
+            "SELECT server, name, max(CASE WHEN finished IS NULL THEN ? WHEN id > ? THEN max(finished, ?)"
+            " ELSE finished END) FROM journal WHERE verb = 'copy'"
+            " AND (state = 'intended' OR state = 'done' AND (finished >= ? OR id > ?)) GROUP BY server, name",
+            (now, after, least, since, after),
         )
     }

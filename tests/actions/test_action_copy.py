@@ -31,7 +31,7 @@ def row(node: LocalNode, name: bytes = b"a.mpg", size: int = SIZE) -> Copy:
 
 
 def carry(node: LocalNode, wanted: Copy, policy: Distribute = POLICY, stop: str = "") -> copying.Result:
-    tools = copying.Tools(node.fleet, node.locks, policy, "")
+    tools = copying.Tools(node.fleet, node.database, node.locks, policy, "")
     return copying.copy(tools, wanted, copying.Watch(lambda: stop))
 
 
@@ -173,7 +173,7 @@ def test_a_copy_that_is_not_wanted_any_more_ends_while_it_is_sent(node: LocalNod
     node.put("a.mpg", "src1", content=CONTENT * 1000)
     policy = msgspec.structs.replace(POLICY, speed_limit=80_000.0)  # 10 s for all of it
     began = time.monotonic()
-    tools = copying.Tools(node.fleet, node.locks, policy, "")
+    tools = copying.Tools(node.fleet, node.database, node.locks, policy, "")
     watch = copying.Watch(lambda: "released" if time.monotonic() - began > 0.5 else "")
     result = copying.copy(tools, row(node, size=SIZE * 1000), watch)
     assert (result.task, result.detail) == ("cancelled", "released")
@@ -193,7 +193,7 @@ def test_a_limit_is_kept_to_and_progress_is_told(node: LocalNode) -> None:
     policy = msgspec.structs.replace(POLICY, speed_limit=160_000.0)
     told: list[int] = []
     began = time.monotonic()
-    tools = copying.Tools(node.fleet, node.locks, policy, "")
+    tools = copying.Tools(node.fleet, node.database, node.locks, policy, "")
     result = copying.copy(tools, row(node, size=SIZE * 200), copying.Watch(lambda: "", told.append))
     assert result.task == "done"
     assert time.monotonic() - began > 0.7  # 20 kB at 20 kB/s, the first piece free

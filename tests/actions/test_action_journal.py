@@ -200,14 +200,18 @@ def test_an_answer_that_is_cut_off_is_looked_after(node: LocalNode, length: int)
     assert node.holders("a.mpg") == ["src1", "dest2", "dest3"]
 
 
-def test_rows_of_a_server_that_left_the_config_are_settled_as_not_known_and_stop_nobody(node: LocalNode) -> None:
+def test_rows_of_a_server_that_left_the_config_are_settled_as_not_known_after_a_day(node: LocalNode) -> None:
     node.database.execute(
         "INSERT INTO journal (run, verb, server, name, size, reason, state, at)"
-        " VALUES (?, 'delete', 'removed', 'a.mpg', 1, 'disk', 'intended', 0)",
-        (node.run,),
+        " VALUES (?, 'delete', 'removed', 'a.mpg', 1, 'disk', 'intended', ?)",
+        (node.run, time.time() - 86000),
     )
+    (one,) = node.delete([duplicate("dest1")])
+    assert (one.state, "removed left the config" in one.detail) == ("refused", True)
+    node.database.execute("UPDATE journal SET at = at - 500")
     assert states(node.delete([duplicate("dest1")])) == [("dest1", "a.mpg", "done")]
-    assert [row[2:] for row in node.journal()] == [("failed", "not known: its server left the config"), ("done", "")]
+    rows = [row[2:] for row in node.journal()]
+    assert (rows[0], rows[-1]) == (("failed", "not known: its server left the config"), ("done", ""))
 
 
 # Turns

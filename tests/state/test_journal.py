@@ -13,7 +13,7 @@ from cftools.model.errors import StateUnusable
 from cftools.model.rows import Copy, Delete, OutcomeState
 from cftools.state import journal, runs, tasks
 from cftools.state.database import Database
-from cftools.state.journal import Settlement, Unsettled
+from cftools.state.journal import Intent, Settlement, Unsettled
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 INTEND = """
@@ -25,7 +25,7 @@ from cftools.state.database import Database
 database = Database(Path(sys.argv[1]))
 run = runs.begin(database, "dedup", 1.0)
 rows = [Delete("dst1", f"{number}.mpg", 5, "duplicate", "dst3", number) for number in range(3)]
-numbers = journal.intend_deletes(database, run, rows, {}, 10.0)
+numbers = journal.intend_deletes(database, run, [journal.Intent(row) for row in rows], 10.0)
 journal.settle(database, [journal.Settlement(numbers[1], "done")], 11.0)
 (task,) = tasks.accept(database, run, [Copy("1", "c.mpg", 5, "src1", "/d/c.mpg", "dst1", 1, 0, "rank")], 12.0)
 assert tasks.start(database, run, task, 12.0)
@@ -41,13 +41,17 @@ def delete(name: str, server: str = "dst1") -> Delete:
     return Delete(server, name, 5, "duplicate", "dst3", 7)
 
 
+def intents(*deletes: Delete) -> list[Intent]:
+    return [Intent(row) for row in deletes]
+
+
 def rows(database: Database) -> list[tuple[object, ...]]:
     return database.rows("SELECT id, name, state, detail, at, finished FROM journal ORDER BY id")
 
 
 def test_intended_deletions_are_committed_in_order_with_all_their_fields(database: Database, another: Database) -> None:
-    first = journal.intend_deletes(database, 1, [delete("b"), delete("a\uf7ff", "dst2")], {"dst1": 70}, 10.0)
-    second = journal.intend_deletes(another, 1, [Delete("dst1", "c", 9, "disk", rank=3)], {}, 11.0)
+    first = journal.intend_deletes(database, 1, [Intent(delete("b"), 70), *intents(delete("a\uf7ff", "dst2"))], 10.0)
+    second = journal.intend_deletes(another, 1, intents(Delete("dst1", "c", 9, "disk", rank=3)), 11.0)
     assert (first, second) == ([1, 2], [3])
     columns = "run, verb, server, name, size, reason, keeper, rank, state, at, finished"
     assert another.rows(f"SELECT {columns} FROM journal ORDER BY id") == [
@@ -56,28 +60,28 @@ def test_intended_deletions_are_committed_in_order_with_all_their_fields(databas
         (1, "delete", "dst1", "c", 9, "disk", "", 3, "intended", 11.0, None),
     ]
     assert journal.unsettled_deletes(another) == [
-        Unsettled(1, "dst1", "b", 5, 70),
-        Unsettled(2, "dst2", "a\uf7ff", 5, 0),
-        Unsettled(3, "dst1", "c", 9, 0),
+        Unsettled(1, "dst1", "b", 5, 70, 10.0),
+        Unsettled(2, "dst2", "a\uf7ff", 5, 0, 10.0),
+        Unsettled(3, "dst1", "c", 9, 0, 11.0),
     ]
 
 
 def test_nothing_to_intend_is_no_row(database: Database) -> None:
-    assert journal.intend_deletes(database, 1, [], {}, 10.0) == []
+    assert journal.intend_deletes(database, 1, [], 10.0) == []
     assert rows(database) == []
 
 
 @pytest.mark.parametrize("state", ["done", "already", "skipped", "refused", "failed"])
 def test_a_settled_row_stays_as_it_was_settled(database: Database, state: OutcomeState) -> None:
-    numbers = journal.intend_deletes(database, 1, [delete("a"), delete("b")], {}, 10.0)
+    numbers = journal.intend_deletes(database, 1, intents(delete("a"), delete("b")), 10.0)
     journal.settle(database, [Settlement(numbers[0], state, "why")], 11.0)
     journal.settle(database, [Settlement(numbers[0], "failed", "later")], 12.0)
     assert rows(database) == [(1, "a", state, "why", 10.0, 11.0), (2, "b", "intended", "", 10.0, None)]
-    assert journal.unsettled_deletes(database) == [Unsettled(2, "dst1", "b", 5, 0)]
+    assert journal.unsettled_deletes(database) == [Unsettled(2, "dst1", "b", 5, 0, 10.0)]
 
 
 def test_settlements_are_kept_all_or_none(database: Database, another: Database) -> None:
-    numbers = journal.intend_deletes(database, 1, [delete("a"), delete("b")], {}, 10.0)
+    numbers = journal.intend_deletes(database, 1, intents(delete("a"), delete("b")), 10.0)
     wrong: list[Settlement] = [Settlement(numbers[0], "done"), Settlement(numbers[1], "odd")]  # type: ignore[arg-type]
     with pytest.raises(StateUnusable, match="CHECK constraint failed"):
         journal.settle(database, wrong, 11.0)
@@ -86,7 +90,7 @@ def test_settlements_are_kept_all_or_none(database: Database, another: Database)
 
 def test_a_row_belongs_to_a_run_that_is_known(database: Database) -> None:
     with pytest.raises(StateUnusable, match="FOREIGN KEY constraint failed"):
-        journal.intend_deletes(database, 99, [delete("a")], {}, 10.0)
+        journal.intend_deletes(database, 99, intents(delete("a")), 10.0)
 
 
 def test_a_process_killed_after_it_intended_leaves_its_rows_for_the_next_run(path: Path, other_process: Start) -> None:
@@ -124,7 +128,7 @@ def test_arrivals_are_finished_copies_since_a_moment_the_newest_of_each(database
     copied("twice", "done", 102.0)
     copied("failed", "failed", 103.0)
     copied("cancelled", "cancelled", 104.0)
-    (number,) = journal.intend_deletes(database, 1, [delete("deleted")], {}, 105.0)
+    (number,) = journal.intend_deletes(database, 1, intents(delete("deleted")), 105.0)
     journal.settle(database, [Settlement(number, "done")], 105.0)
     (ready,) = tasks.accept(database, 1, [Copy("1", "arriving", 5, "src1", "/d/arriving", "dst1", 1, 0, "rank")], 106.0)
     tasks.start(database, 1, ready, 106.0)

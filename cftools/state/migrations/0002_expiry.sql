@@ -1,5 +1,5 @@
--- The last second, on the server's own clock, in which the deletion may happen; null for copies.
-ALTER TABLE journal ADD COLUMN expires INTEGER;
+-- Of a deletion: the last second, on the server's own clock, in which it may happen.
+ALTER TABLE journal ADD COLUMN expires INTEGER NOT NULL DEFAULT 0;
 
 -- The last history on whose word copies of a kind (duplicate, disk) were deleted.
 CREATE TABLE history_acted (
