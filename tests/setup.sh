@@ -45,6 +45,7 @@ if [ "$extra" = test ]; then
     [ -x /usr/sbin/sshd ] || needed="$needed openssh-server"
     command -v rsync >/dev/null || needed="$needed rsync"
     command -v ssh >/dev/null || needed="$needed openssh-client"
+    command -v ip >/dev/null || [ -x /sbin/ip ] || needed="$needed iproute2"
     # shellcheck disable=SC2086 # a list of words
     [ -z "$needed" ] || debian $needed
 fi

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from cftools.actions.arrival import Place
 from cftools.config.schema import Distribute
 from cftools.config.servers import ServerSettings
 from cftools.model import names
-from cftools.remote.transport import RemoteFault, Script, Session, Transport, quote
+from cftools.remote.transport import RemoteFault, Script, Session, Transport
 
 # The ticker's sleep must not hold stdout open after the script ended.
 _TICK = r"""
@@ -33,18 +34,30 @@ wait "$worker"; status=$?
 kill "$guard" 2>/dev/null
 """
 
-# The name goes to rsync over --files-from: as an argument rsync would take *, ? and [ in it for a pattern.
+# The name goes to rsync over --files-from: as an argument rsync would take *, ? and [ in it for a pattern. The folder
+# is a root of the source; without -s it shows in the source's command line, where a gate can check it. Words of ssh's
+# command line that may hold blanks or quotes go around rsync, which takes -e apart by rules of its own.
 PULL = (
     r"""
+LC_ALL=C; export LC_ALL
 cd -- "$1" || exit 3
-part=$2; base=$3; folder=$4; shell=$5; timeout=$6; limit=$7
+part=$2; base=$3; name=$4; timeout=$5; limit=$6; patience=$7
+shift 7
+host=$1; folder=$2; user=$3; port=$4; identity=$5; known_hosts=$6
+export patience user port identity known_hosts
+login='exec ssh -oBatchMode=yes -oStrictHostKeyChecking=yes -oConnectTimeout="$patience" \
+  -oServerAliveInterval=15 -oServerAliveCountMax=3 ${user:+-l"$user"} ${port:+-p"$port"} \
+  ${identity:+-oIdentitiesOnly=yes -i"$identity"} ${known_hosts:+-oUserKnownHostsFile="$known_hosts"} "$@"'
 file=$part/$base
+case $host in *:*) host="[$host]" ;; esac
+case $folder in *[!0-9A-Za-z._/-]*) secluded=-s ;; *) secluded=--no-s ;; esac
 exec 3<&0
 """
     + _TICK
     + r"""
-printf './%s\0' "$base" | rsync --files-from=- --from0 --no-relative --times --inplace --partial --append-verify \
-  -s --timeout="$timeout" $limit -e "$shell" -- "$folder" "$part/" & worker=$!
+printf './%s\0' "$name" | rsync --files-from=- --from0 --no-relative --times --inplace --partial --append-verify \
+  "$secluded" --timeout="$timeout" ${limit:+"--bwlimit=$limit"} -e "sh -c '$login' ssh" -- "$host:$folder/" "$part/" &
+worker=$!
 """
     + _WATCHED
     + r"""
@@ -114,14 +127,18 @@ def pull(ends: Ends, source_path: str, place: Place, policy: Distribute) -> None
     Raises TransferFailed, RemoteFault, and whatever ``ends.watch`` raises.
     """
     path = path_bytes(source_path)
-    host = f"[{ends.source.address}]" if ":" in ends.source.address else ends.source.address
-    folder = host.encode() + b":" + path.rpartition(b"/")[0] + b"/"
-    limit = f"--bwlimit={max(1, int(policy.speed_limit / 8 / 1024))}" if policy.speed_limit else ""
-    timeout = str(max(1, int(ends.source.response_timeout)))
-    words = (_shell(ends.source, policy), timeout, limit)
-    arguments = (place.root.encode(), place.part, place.base, folder, *(word.encode() for word in words))
     if path.rpartition(b"/")[2] != place.base:
         raise TransferFailed("the source file has another last part of its name than the copy")
+    root = next((root for root in ends.source.roots if path.startswith(root.encode() + b"/")), None)
+    if root is None:
+        raise FileUnusable(f"{source_path} lies in no root of {ends.source.name}")
+    limit = str(max(1, int(policy.speed_limit / 8 / 1024))) if policy.speed_limit else ""
+    words = (max(1, int(ends.source.response_timeout)), limit, max(1, int(ends.source.connect_timeout)))
+    arguments = (
+        *(place.root.encode(), place.part, place.base, path.removeprefix(root.encode() + b"/")),
+        *(str(word).encode() for word in words),
+        *way_to(ends.source, root, policy),
+    )
     session = ends.to_destination.open(Script("pull", PULL, arguments, policy.forward_agent), ends.watch)
     try:
         _follow(session, ends.progress)
@@ -129,24 +146,11 @@ def pull(ends: Ends, source_path: str, place: Place, policy: Distribute) -> None
         session.close()
 
 
-def _shell(source: ServerSettings, policy: Distribute) -> str:
-    """The ssh command with which the destination logs in to the source; never a prompt, strict host keys."""
-    words = [
-        "ssh",
-        "-oBatchMode=yes",
-        "-oStrictHostKeyChecking=yes",
-        f"-oConnectTimeout={max(1, int(source.connect_timeout))}",
-    ]
-    words += ["-oServerAliveInterval=15", "-oServerAliveCountMax=3"]
-    if source.port:
-        words.append(f"-p{source.port}")
-    if source.user:
-        words.append(f"-l{source.user}")
-    if policy.pull_identity:
-        words += ["-oIdentitiesOnly=yes", f"-i{policy.pull_identity}"]
-    if policy.pull_known_hosts:
-        words.append(f"-oUserKnownHostsFile={policy.pull_known_hosts}")
-    return b" ".join(quote(word.encode()) for word in words).decode()
+def way_to(source: ServerSettings, root: str, policy: Distribute) -> tuple[bytes, ...]:
+    """The last arguments of a pull: host and root of the source, then user, port, identity and known_hosts with which
+    the destination logs in to it, each empty when that is left to the destination's own ssh."""
+    words = (source.address, root, source.user, source.port or "", policy.pull_identity, policy.pull_known_hosts)
+    return tuple(str(word).encode() for word in words)
 
 
 def relay(ends: Ends, source_path: str, place: Place, mtime: int, arrived: int, limit: float | None) -> None:
@@ -181,7 +185,12 @@ def _stream(reader: Session, writer: Session, arrived: int, limit: float | None,
     moved = 0
     size = 1 << 18 if limit is None else max(1 << 12, min(1 << 18, int(limit / 8 / 10)))  # about ten pieces a second
     while piece := reader.read(size):
-        writer.write(piece)
+        try:
+            writer.write(piece)
+        except RemoteFault as fault:
+            if fault.kind == "broken":
+                _follow(writer, ends.progress)  # a script that gave up, on a full disk for one, has said why
+            raise
         moved += len(piece)
         ends.progress(arrived + moved)
         ends.watch()  # the sessions call it only while they wait
@@ -220,7 +229,8 @@ def _follow(session: Session, progress: Progress) -> list[str]:
                 progress(int(value))
             elif word == b"end":
                 if value != b"0":
-                    session.close_input()
+                    with suppress(RemoteFault):  # it may have ended by now
+                        session.close_input()
                     reply = session.wait()
                     failed = FileUnusable if value in FILE_STATUS else TransferFailed
                     raise failed(reply.complaint() if reply.err else f"exit status {value.decode()}")

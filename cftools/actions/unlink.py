@@ -31,11 +31,17 @@ question=$(cat)
 case $question in *'|.') question=${question%'|.'} ;; *) exit 5 ;; esac
 folders=${question%%'|'*}; records=${question#*'|'}
 [ "$(date +%s)" -le "$3" ] || exit 8
+inside='for name; do case $name/ in */../*) exit 255 ;; ./*) ;; *) exit 255 ;; esac'
+printf '%b' "$folders" | xargs -0 -r sh -c "$inside; done" cftools-inside || exit 9
 kinds=$(printf '%b' "$folders" | xargs -0 -r stat --printf '%F\n' -- 2>/dev/null | sort -u)
 case $kinds in ''|directory) ;; *)
   printf '%b' "$folders" | xargs -0 -r stat --printf '%F/%n\0' -- 2>/dev/null
   exit 6 ;;
 esac
+printf '%b' "$records" | cut -z -d/ -f3- | xargs -0 -r sh -c "real=; $inside"'
+  above=${name%/*}; [ "$above" != "$real" ] || continue; real=$above
+  while [ "$above" != . ]; do [ ! -L "$above" ] || exit 255; above=${above%/*}; done; done
+' cftools-inside || exit 9
 exec 5>&1
 printf '%b' "$records" | cut -z -d/ -f3- | xargs -0 -r stat --printf '%F/%s/%n\0' -- 2>/dev/null |
   { cat; printf '%b' "$records"; } | sort -z | uniq -z -d | tee /dev/fd/5 | cut -z -d/ -f3- |
@@ -113,6 +119,8 @@ def _ask(transport: Transport, ground: Ground, rows: Sequence[Delete]) -> list[V
         raise _Linked(linked)
     if reply.status == 8:
         raise RemoteFault(transport.server, "refused", LATE)
+    if reply.status == 9:
+        raise RemoteFault(transport.server, "refused", "a name leads out of the root")
     return parse(reply, transport.server, rows)
 
 

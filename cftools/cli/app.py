@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cftools import __version__
-from cftools.cli import facts, node, work
+from cftools.cli import facts, gate, hosts, node, work
 from cftools.cli.settings import FORMATS, Settings
 
 app = typer.Typer(
@@ -56,6 +56,8 @@ def main(
 facts.add_to(app)
 work.add_to(app)
 node.add_to(app)
+hosts.add_to(app)
+gate.add_to(app)
 
 
 def run(arguments: list[str]) -> int:

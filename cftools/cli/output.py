@@ -13,7 +13,7 @@ import msgspec
 from cftools import pipe
 from cftools.cli.settings import Settings
 from cftools.model import names
-from cftools.model.rows import Begin, Delete, End, Heartbeat, Outcome, Row, Server
+from cftools.model.rows import Begin, Delete, End, Heartbeat, HostKey, Outcome, Row, Server
 
 if TYPE_CHECKING:
     from cftools.facts.files import Files
@@ -66,6 +66,8 @@ def _complaint(row: Row) -> str:
         return f"{row.server}: {row.state}: {row.error}"
     if isinstance(row, Heartbeat) and not row.ok:
         return f"{row.server}: no heartbeat: {row.error}"
+    if isinstance(row, HostKey) and row.state not in ("known", "added", "replaced"):
+        return f"{row.server}: host key {row.state}: {row.error}"
     return ""
 
 

@@ -72,7 +72,9 @@ def opened_job(context: typer.Context, command: str, at: float | None = None) ->
     from cftools.jobs.job import Talk, open_job
 
     settings = settings_of(context)
-    with open_job(settings.config(), command, at, Talk(settings.say, settings.detail, stop_flag())) as job:
+    # Before the config is read, which may hang; and after the imports above, for Polars takes SIGINT over.
+    stop = stop_flag()
+    with open_job(settings.config(), command, at, Talk(settings.say, settings.detail, stop)) as job:
         yield job
 
 

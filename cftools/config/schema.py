@@ -97,6 +97,10 @@ class Ssh(Section, frozen=True):
     ] = "~/.ssh/config"
     connect_timeout: Annotated[float, Key("limit for connecting and logging in", "duration", least=0.1)] = 5.0
     response_timeout: Annotated[float, Key("limit for silence while an answer is due", "duration", least=0.1)] = 60.0
+    sessions: Annotated[
+        int, Key("scripts side by side on one server; below its sshd's MaxSessions", least=2, most=1000)
+    ] = 8
+    restricted: Annotated[bool, Key("the accounts run cftools' gate and nothing else; see `cftools gate`")] = False
     parallel: Annotated[int, Key("servers worked on side by side", least=1, most=1000)] = 32
 
 
@@ -111,6 +115,8 @@ class ServerSsh(Section, frozen=True):
     response_timeout: Annotated[
         float | None, Key("limit for silence while an answer is due", "duration", least=0.1)
     ] = None
+    sessions: Annotated[int | None, Key("scripts side by side on this server", least=2, most=1000)] = None
+    restricted: Annotated[bool | None, Key("the account on this server runs cftools' gate")] = None
 
 
 class SourceEntry(ServerSsh, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
 
     ``roots`` are absolute folders without a slash at the end (none for a server that is neither source nor
     destination), ``capacity`` bytes or None for what df says, the timeouts seconds. An empty ``user``
-    or ``identity``, or port 0, leaves it to ssh_config.
+    or ``identity``, or port 0, leaves it to ssh_config. ``restricted``: its account runs cftools' gate.
     """
 
     name: str
@@ -32,6 +32,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     config_file: str = ""
     connect_timeout: float = 5.0
     response_timeout: float = 60.0
+    sessions: int = 8
+    restricted: bool = False
 
 
 def servers(config: Config) -> list[ServerSettings]:
@@ -70,6 +72,8 @@ def settings_of(entry: SourceEntry | DestinationEntry | ServerEntry, config: Con
         config_file=ssh.config_file,
         connect_timeout=_or(entry.connect_timeout, ssh.connect_timeout),
         response_timeout=_or(entry.response_timeout, ssh.response_timeout),
+        sessions=_or(entry.sessions, ssh.sessions),
+        restricted=_or(entry.restricted, ssh.restricted),
     )
 
 

@@ -47,6 +47,7 @@ class HotFiles(NamedTuple):
     ``rows`` most hits first, then by the bytes of the name. ``counts``: ``hits`` in the window on ``files`` different
     files, ``ignored`` files that would be hot but for their prefix, ``bytes_read``. ``skipped`` lines of the window by
     cause. ``missing``: logs of the window's days that are not there. ``complete`` is false when a log shrank meanwhile.
+    ``latest``: time of the last line of a log that goes on beyond the window, else 0.
     """
 
     rows: list[rows.Hot]
@@ -55,6 +56,7 @@ class HotFiles(NamedTuple):
     skipped: dict[str, int]
     missing: tuple[str, ...]
     complete: bool
+    latest: int = 0
 
 
 def read_hot_files(directory: Path, name_pattern: str, timezone: str, at: float, settings: HotSettings) -> HotFiles:
@@ -69,13 +71,13 @@ def read_hot_files(directory: Path, name_pattern: str, timezone: str, at: float,
     tally = _Tally(settings, at)
     inputs: list[rows.Input] = []
     found: set[Path] = set()
-    bytes_read = 0
+    bytes_read = latest = 0
     for path in wanted:
         with window.opened(path) as log:
             if log is None:
                 continue
             found.add(path)
-            _read_log(log, tally, settings.slack)
+            latest = max(latest, _read_log(log, tally, settings.slack))
             bytes_read += log.bytes_read
             inputs.append(rows.Input(log.path, 0, log.size, not log.shrank, SHRANK if log.shrank else ""))
     if not found:
@@ -88,6 +90,7 @@ def read_hot_files(directory: Path, name_pattern: str, timezone: str, at: float,
         dict(sorted(tally.skipped.items())),
         tuple(_shown(path) for path in expected if path not in found),
         all(one.complete for one in inputs),
+        latest,
     )
 
 
@@ -130,12 +133,14 @@ def _nothing(directory: Path, expected: Path) -> InputUnusable:
     return InputUnusable(_shown(expected), "no event log", REMEDY)
 
 
-def _read_log(log: window.Log, tally: _Tally, slack: float) -> None:
+def _read_log(log: window.Log, tally: _Tally, slack: float) -> int:
+    """Counts what is in the window; the time of the log's last line when that lies beyond it, else 0."""
     tally.new_log()
     for chunk in window.chunks(log, window.find_start(log, tally.start - slack)):
         tally.add(chunk)
         if tally.current is not None and tally.current > tally.end + slack:
-            break
+            return window.last_time(log) or 0
+    return 0
 
 
 class _Tally:

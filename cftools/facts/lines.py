@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,10 @@ CHUNK_BYTES = 4 << 20
 LONGEST_LINE = 64 * 1024  # bytes before the newline, a carriage return included
 LARGEST_NUMBER = 2**63 - 1
 WHITE_SPACE = " \t\r\v\f"
+# A file written to less than this ago may be in the middle of it; before Linux 6.13 two changes within 10 ms have one
+# time, so that what changes while it is read would not show either.
+QUIET_SECONDS = 0.05
+PATIENCE_SECONDS = 0.25  # how long a file is waited for to be quiet
 WORKERS = 2  # Polars works on one chunk mostly in one thread, and gives Python's lock back meanwhile
 
 NO_HEADER = "no header line"
@@ -53,26 +58,37 @@ def read_parts(
 
     ``header`` gets the first line and says its generation (epoch seconds, 0 for none), or None when it is no header:
     the file is then incomplete and the line counts as data. ``parse`` runs in threads. A last line without newline
-    is not used; it makes the file incomplete too, as does a change of its size or time while it is read. Raises
-    InputUnusable when the file cannot be opened or read.
+    is not used; it makes the file incomplete too, as does a change of its size or time while it is read. A writer
+    that works in place and pauses longer than `QUIET_SECONDS` at the end of a line is not noticed. Raises InputUnusable
+    when the file cannot be opened or read.
     """
     shown = names.text_from_bytes(os.fsencode(path))
     try:
         with path.open("rb", buffering=0) as stream:
-            before = os.fstat(stream.fileno())
+            before, quiet = _quiet(stream)
             reader = _Reader(header, parse)
             size = reader.read(stream, chunk_bytes)
             after = os.fstat(stream.fileno())
     except OSError as fault:
         raise InputUnusable(shown, f"cannot be read: {fault.strerror or fault}", "check its path and mode") from None
-    if stat.S_ISREG(before.st_mode) and (before.st_size, before.st_mtime_ns, size) != (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_size,
-    ):
+    same = (before.st_size, before.st_mtime_ns, size) == (after.st_size, after.st_mtime_ns, after.st_size)
+    if stat.S_ISREG(before.st_mode) and not (quiet and same):
         reader.faults.append(CHANGED)
     whole = Input(shown, reader.generation, size, not reader.faults, "; ".join(reader.faults))
     return Reading(reader.parts, whole, reader.skipped, int(before.st_mtime))
+
+
+def _quiet(stream: BinaryIO) -> tuple[os.stat_result, bool]:
+    """Waits a little for the file to be left alone; its status, and whether it is quiet now."""
+    given_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        status = os.fstat(stream.fileno())
+        age = time.time() - status.st_mtime
+        if not 0 <= age < QUIET_SECONDS:  # a time in the future is another clock's
+            return status, True
+        if time.monotonic() > given_up:
+            return status, False
+        time.sleep(QUIET_SECONDS - age)
 
 
 class _Reader(Generic[Part]):

@@ -13,23 +13,29 @@ from typing import NamedTuple
 from cftools.model import names
 from cftools.remote.transport import RemoteFault, Script, Transport
 
-# A file is gone when its folder can be entered and has no such entry, not even a dangling link.
+# A name that does not begin with ./ or that goes up is refused here too: an account may be bound to its root. A file is
+# gone when its folder can be entered and has no such entry, not even a dangling link.
 STAT = r"""
 LC_ALL=C; export LC_ALL
 cd -- "$1" || exit 3
-xargs -0 -r stat --printf '%f %s %Y %i %.9Z %n\0' -- 2>/dev/null
+xargs -0 -r sh -c 'for name; do case $name/ in */../*) exit 255 ;; ./*) ;; *) exit 255 ;; esac; done
+  exec stat --printf "%f %s %Y %i %.9Z %n\0" -- "$@"' cftools-stat 2>/dev/null
+[ "$?" -ne 124 ] || exit 9
 printf '. %s\0' "$(date +%s)"
 """
 
 GONE = r"""
 LC_ALL=C; export LC_ALL
 cd -- "$1" || exit 3
-xargs -0 -r -n 500 sh -c 'for name; do
+xargs -0 -r -n 500 sh -c 'for name; do case $name/ in */../*) exit 255 ;; ./*) ;; *) exit 255 ;; esac
   if [ -e "$name" ] || [ -L "$name" ]; then printf 1; elif [ -x "${name%/*}" ]; then printf 0; else
   top=${name%/*}; while [ ! -e "$top" ] && [ "$top" != . ]; do top=${top%/*}; done
   if [ -x "$top" ]; then printf 0; else printf "?"; fi; fi; done' cftools-gone || exit 4
 printf '. %s\n' "$(date +%s)"
 """
+
+
+FILE, FOLDER = 0x8000, 0x4000  # the upper bits of a mode
 
 
 class Seen(NamedTuple):
@@ -69,21 +75,33 @@ def see(transport: Transport, root: str, file_names: Sequence[str]) -> Mapping[s
 
 
 def look(transport: Transport, root: str, file_names: Sequence[str]) -> Look:
-    """`see`, and the server's clock."""
-    reply = transport.call(Script("stat", STAT, (root.encode(),)), _stdin(file_names), repeatable=True)
+    """`see`, and the server's clock. A file below a link is not seen: it stands somewhere else, whatever its name."""
+    wanted = set(file_names)
+    folders = {folder for name in wanted for folder in _folders(name)}
+    question = _stdin([*file_names, *sorted(folders - wanted)])
+    reply = transport.call(Script("stat", STAT, (root.encode(),)), question, repeatable=True)
     *records, closing, rest = (b"\0" + reply.out).split(b"\0")  # a cut-off name may look like anything, but has no NUL
     if reply.status != 0 or rest or not closing.startswith(b". "):
         raise RemoteFault(transport.server, "broken", f"stat below {root}: {reply.complaint()}")
     try:
-        return Look(dict(_seen(record) for record in records[1:]), int(closing[2:]))
+        seen = [_seen(record) for record in records[1:]]
+        clock = int(closing[2:])
     except ValueError as fault:  # a login shell's start-up files may print what they like
         raise RemoteFault(transport.server, "broken", f"stat below {root}: the answer cannot be understood") from fault
+    real = {name for name, kind, _ in seen if kind == FOLDER}
+    return Look({name: one for name, _, one in seen if name in wanted and real.issuperset(_folders(name))}, clock)
 
 
-def _seen(record: bytes) -> tuple[str, Seen]:
+def _folders(name: str) -> list[str]:
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def _seen(record: bytes) -> tuple[str, int, Seen]:
     mode, size, mtime, inode, ctime, path = record.split(b" ", 5)
-    regular = int(mode, 16) & 0xF000 == 0x8000
-    return names.text_from_bytes(path[2:]), Seen(regular, int(size), int(mtime), f"{int(inode)}/{ctime.decode()}")
+    kind = int(mode, 16) & 0xF000
+    one = Seen(kind == FILE, int(size), int(mtime), f"{int(inode)}/{ctime.decode()}")
+    return names.text_from_bytes(path[2:]), kind, one
 
 
 def gone(transport: Transport, root: str, file_names: Sequence[str]) -> Absence:

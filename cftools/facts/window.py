@@ -135,6 +135,13 @@ def _first_timed(log: Log, position: int, high: int) -> tuple[int, int] | None:
     return None
 
 
+def last_time(log: Log) -> int | None:
+    """The time of the last timed line; None when there is none near the end."""
+    block = log.read(max(0, log.end - PROBE_BYTES), PROBE_BYTES)
+    times = (time_of(line) for line in reversed(block.split(b"\n")[:-1]))
+    return next((time for time in times if time is not None), None)
+
+
 def chunks(log: Log, position: int) -> Iterator[bytes]:
     """The log from ``position`` (a line's start) in chunks of whole lines, growing ones, so that few bytes beyond the
     last wanted line are read. A long line that fills a chunk comes as an empty chunk.

@@ -175,8 +175,7 @@ class Couriers:
             # is made in between.
             with self._changed:
                 self.settled_here.append(Running(row.name, row.size, "", row.destination, "ready"))
-        already = result.outcome == "already"
-        mine = tasks.finish(self._job.database, task, result.task, result.detail, now, already=already)
+        mine = tasks.finish(self._job.database, task, result.task, result.detail, now, result.outcome)
         if not mine and result.task == "cancelled":
             result = result._replace(outcome="failed")  # released: one of its servers died
         if result.task == "done":

@@ -19,11 +19,15 @@ def run(job: Job, options: deletion.Options) -> Generator[Row, None, None]:
 
 
 def make(job: Job, facts: Facts, taken: Sequence[Delete] = ()) -> Plan[Delete]:
-    """The plan for these facts; ``taken``: what dedup deletes in the same cycle."""
+    """The plan for these facts; ``taken``: what dedup deletes in the same cycle.
+
+    What an earlier run asked to be deleted and could not settle may go as well: it is not evicted a second time.
+    """
     keys = job.config.evict
+    unsettled = [Delete(row.server, row.name, row.size, "disk") for row in journal.unsettled_deletes(job.database)]
     arrivals = journal.arrivals(job.database, job.now() - keys.min_residency, job.now())
     policy = EvictPolicy(keys.limit_percent, keys.target_percent, keys.min_residency)
-    plan = plan_evict(facts.node, policy, taken, arrivals)
+    plan = plan_evict(facts.node, policy, [*taken, *unsettled], arrivals)
     for note in plan.notes:
         job.detail(f"evict: {note}")
     return plan

@@ -106,6 +106,7 @@ def combine(job: Job, files: Files, hot: HotFacts, taken: inventory.Inventory, s
         hot=hot.hits,
         ignore_prefixes=tuple(job.config.ignore.prefixes),
         now=job.now(),
+        begun={part.path.rpartition("/")[2]: name for name, parts in taken.partials.items() for part in parts},
     )
     return Facts(node, taken, files, hot, [*files.inputs, *hot.inputs], files.skipped | dict(hot.skipped))
 
@@ -138,7 +139,9 @@ def read_hot(config: Config, given: str | None, at: float, detail: Callable[[str
     for path in found.missing:
         detail(f"no event log {path}; its part of the window was not counted")
     skipped = {f"event_log_{cause}": count for cause, count in found.skipped.items()}
-    return HotFacts({row.name: row.hits for row in found.rows}, found.inputs, skipped, doubt(found))
+    return HotFacts(
+        {row.name: row.hits for row in found.rows}, found.inputs, skipped, doubt(found, config.hot_files.window)
+    )
 
 
 def read_inventory(job: Job, given: str | None) -> inventory.Inventory:
@@ -165,9 +168,11 @@ def read_inventory(job: Job, given: str | None) -> inventory.Inventory:
 
 def plan_servers(job: Job, taken: inventory.Inventory, silent: Collection[str] = ()) -> tuple[PlanServer, ...]:
     """The servers as planners see them. A remembered heartbeat that failed after the inventory makes a server dead."""
-    oldest = max(taken.at, time.time() - job.config.heartbeat.max_age)
-    dead = set(silent)
-    dead |= {name for name, last in seen.heartbeats(job.database).items() if not last.heartbeat.ok and last.at > oldest}
+    failed = {name: last.at for name, last in seen.heartbeats(job.database).items() if not last.heartbeat.ok}
+    now = time.time()
+    oldest = max(taken.at, now - job.config.heartbeat.max_age)
+    # One from the future was taken before the clock was set back; nobody knows how long ago.
+    dead = set(silent) | {name for name, at in failed.items() if oldest < at <= now}
     servers = []
     roles: list[tuple[Role, ServerSettings]] = [("source", one) for one in job.sources]
     roles += [("destination", one) for one in job.destinations]

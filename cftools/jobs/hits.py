@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from cftools.config.schema import Config
@@ -25,12 +26,16 @@ def count_hot(config: Config, at: float) -> event_log.HotFiles:
     )
 
 
-def doubt(found: event_log.HotFiles) -> str:
-    """Why more files may be hot than were counted, or the empty string.
+def doubt(found: event_log.HotFiles, window: float) -> str:
+    """Why more files may be hot than were counted, or the empty string. ``window``: seconds.
 
     A log of the window that is not there is nothing unusual around midnight; but when the others have no hit in the
-    window either, the log that has them may just not have been found.
+    window either, the log that has them may just not have been found. A log that is ahead of this machine's clock by
+    more than the window has its latest hits outside of it.
     """
     if found.missing and not found.counts["hits"]:
         return f"{found.missing[0]}: no such event log, and no hit of the window in any other"
+    if found.latest > time.time() + window:
+        ahead = found.latest - time.time()
+        return f"{found.inputs[-1].path}: its last line is {ahead:,.0f} s in the future; set the clocks right"
     return ""

@@ -28,14 +28,17 @@ class Options(NamedTuple):
 def run(config: Config, options: Options, detail: Callable[[str], None]) -> Generator[Row, None, None]:
     """The `hot` rows of the window, most hits first."""
     at = time.time() if options.at is None else options.at
-    found = count_hot(_with(config, options), at)
+    replaced = _with(config, options)
+    found = count_hot(replaced, at)
     for path in found.missing:
         detail(f"no event log {path}; its part of the window was not counted")
     for cause, count in sorted(found.skipped.items()):
         detail(f"{cause}: {count} lines")
     yield Begin("hot-files", __version__, at, list(found.inputs))
     yield from found.rows
-    yield End("hot-files", found.complete and not doubt(found), {"hot": len(found.rows), **found.counts}, found.skipped)
+    window = replaced.hot_files.window if replaced.hot_files else 0.0
+    complete = found.complete and not doubt(found, window)
+    yield End("hot-files", complete, {"hot": len(found.rows), **found.counts}, found.skipped)
 
 
 def _with(config: Config, options: Options) -> Config:

@@ -89,6 +89,8 @@ def open_job(config: Config, command: str, at: float | None = None, talk: Talk |
             raise
         except Exception as fault:  # the command line ends a command with an exception that carries its exit code
             exit_code, note = getattr(fault, "exit_code", 70), type(fault).__name__
+            if not hasattr(fault, "exit_code") and (damage := database.damage()):
+                raise damage from fault  # it held what it never was given
             raise
         except GeneratorExit:
             exit_code, note = 0, "its reader went away"

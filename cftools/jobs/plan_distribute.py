@@ -40,7 +40,7 @@ def make(
     ]
     keys = job.config.distribute
     last = tasks.last_pair(job.database)
-    cooling = tasks.cooling(job.database, time.time())
+    cooling = tasks.cooling(job.database, time.time(), keys.cooldown, keys.cooldown_limit)
     policy = CopyPolicy(job.config.evict.target_percent, keys.spread, cooling, last.destination)
     node = msgspec.structs.replace(facts.node, servers=_after(facts.node.servers, last.source))
     busy = [Running("", 0, source, "", "working") for source in unusable]

@@ -27,6 +27,7 @@ def settle_dead_tasks(job: Job) -> None:
     """Ends the tasks of dead processes: ready ones, and the working ones by looking at their destinations. A source
     whose lock is held is alive and left alone."""
     tasks.drop_ready(job.database, lambda run: job.locks.holder(run_lock(run)) is not None, time.time())
+    job.locks.clear(run_lock("*"))
     for source in sorted({task.copy.source for task in tasks.unfinished(job.database) if task.state == "working"}):
         try:
             with job.locks.hold(source_lock(source)):

@@ -12,12 +12,14 @@ from cftools.model.errors import Stopped
 
 
 class StopFlag:
-    """Set by the first signal. While no step is under way the signal raises Stopped at once; inside `step` it waits."""
+    """Set by the first signal. While no step is under way it raises Stopped at once; inside `step` it waits. Later
+    signals change nothing: raised while the first one unwinds, they would cut the tidying up short."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self._number = 0
         self._steps = 0
+        self._raised = False
 
     def install(self) -> None:
         """Takes over SIGINT and SIGTERM; call it in the main thread."""
@@ -51,10 +53,12 @@ class StopFlag:
     def check(self) -> None:
         """Raises Stopped when a signal arrived and no step is under way."""
         if self._event.is_set() and not self._steps:
+            self._raised = True
             raise Stopped(self._number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self._number = number
+        self._number = self._number or number
         self._event.set()
-        self.check()
+        if not self._raised:
+            self.check()

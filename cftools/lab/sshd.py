@@ -10,11 +10,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from types import MappingProxyType, TracebackType
+from typing import NamedTuple, Self
 
 from cftools.lab.keys import Keys
 from cftools.lab.servers import LabServer, Register, is_free, taken, with_port
@@ -46,8 +46,23 @@ MaxStartups 200
 MaxSessions 100
 LoginGraceTime 30
 LogLevel ERROR
-SetEnv {mark}={token} SHLVL=9
+Subsystem sftp internal-sftp
+SetEnv {mark}={token} SHLVL=9{environment}
 """
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Shape(NamedTuple):
+    """How one server differs from the others.
+
+    ``environment``: variables (no spaces) that its commands see; ``before``: words that stand before the command line
+    of its sshd and end in running it, such as ``unshare --mount``; ``authorized_keys``: whom it lets in instead of the
+    lab's one user key.
+    """
+
+    environment: Mapping[str, str] = NOTHING
+    before: tuple[str, ...] = ()
+    authorized_keys: Path | None = None
 
 
 class SshdServers:
@@ -58,12 +73,17 @@ class SshdServers:
     """
 
     def __init__(self, keys: Keys, directory: Path) -> None:
-        """``directory`` gets one folder a server, with its config and log. Raises UsageFault without an sshd."""
+        """``directory`` gets one folder a server, with its config and log. Raises UsageFault without an sshd.
+
+        ``environment``: variables (no spaces) of every command on servers that are started after they were set.
+        """
+        self.environment: dict[str, str] = {}
         self._keys = keys
         self._directory = directory
         self._program = program()
         self._register = Register()
         self._running: dict[str, _Sshd] = {}
+        self.shapes: dict[str, Shape] = {}  # by server name; heeded when it starts
 
     def __enter__(self) -> Self:
         return self
@@ -122,20 +142,23 @@ class SshdServers:
         folder = self._folder(server)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = secrets.token_hex(8)
+        shape = self.shapes.get(server.name, Shape())
+        environment = {**self.environment, **shape.environment}
         values = {
             "address": server.address,
             "port": server.port,
             "host_key": self._keys.host_key(server.name),
-            "authorized_keys": str(self._keys.authorized_keys).replace("%", "%%"),
+            "authorized_keys": str(shape.authorized_keys or self._keys.authorized_keys).replace("%", "%%"),
             "folder": folder,
             "mark": MARK,
             "token": token,
+            "environment": "".join(f" {name}={value}" for name, value in environment.items()),
         }
         config = folder / "sshd_config"
         config.write_text(CONFIG.format(**values) + no_penalties(self._program))
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                [self._program, "-D", "-e", "-f", str(config)],
+                [*shape.before, self._program, "-D", "-e", "-f", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -14,6 +14,7 @@ Reason = Literal["duplicate", "disk", "requested"]
 OutcomeState = Literal["done", "already", "skipped", "refused", "failed"]
 ServerState = Literal["ok", "unreachable", "refused", "incomplete"]
 Role = Literal["source", "destination"]
+HostKeyState = Literal["known", "added", "replaced", "new", "changed", "revoked", "unreachable"]
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -111,6 +112,22 @@ class Heartbeat(msgspec.Struct, frozen=True, tag_field="kind", tag="heartbeat"):
     error: str = ""
 
 
+class HostKey(msgspec.Struct, frozen=True, tag_field="kind", tag="host_key"):
+    """The host key that a server, or a jump host on the way to one, shows; ``fingerprint`` is SHA256:... as ssh has it.
+
+    ``state``: `known` known_hosts has it; `added`, `replaced` it was noted just now; `new` nothing is known about the
+    host; `changed` another key is known for it; `revoked` known_hosts refuses it; `unreachable` it showed none.
+    """
+
+    server: str
+    address: str
+    port: int
+    type: str
+    fingerprint: str
+    state: HostKeyState
+    error: str = ""
+
+
 class Copy(msgspec.Struct, frozen=True, tag_field="kind", tag="copy"):
     """One copy to make: ``source_path`` on ``source`` to ``name`` below the root of ``destination``."""
 
@@ -149,8 +166,8 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome"):
     milliseconds: int = 0
 
 
-Row = Begin | End | File | Hot | Holding | Server | Heartbeat | Copy | Delete | Outcome
+Row = Begin | End | File | Hot | Holding | Server | Heartbeat | HostKey | Copy | Delete | Outcome
 KINDS: dict[str, type[Row]] = {
     str(kind.__struct_config__.tag): kind
-    for kind in (Begin, End, File, Hot, Holding, Server, Heartbeat, Copy, Delete, Outcome)
+    for kind in (Begin, End, File, Hot, Holding, Server, Heartbeat, HostKey, Copy, Delete, Outcome)
 }

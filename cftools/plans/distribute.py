@@ -145,7 +145,7 @@ def _fill(plan: Plan[rows.Copy], node: Node, offers: _Offers, placement: Placeme
             if stop:
                 offers.count(stop, rest + held.height - number)
                 return
-            placed = placement.place(offer.size, offer.sources)
+            placed = placement.place(offer.size, offer.sources, node.begun.get(offer.name.rpartition("/")[2], ""))
             if isinstance(placed, str):
                 offers.count(placed, 1)
                 continue

@@ -14,7 +14,8 @@ receives nothing right now, and the pair does not rest after a failure.
 - With fewer, destinations are shared, those that receive right now included: the one with the fewest copies at that
   time takes it.
 
-Among equals, ``most-free`` takes the destination with the most room left after everything planned and running,
+A free destination on which a part of the file lies already comes first, to carry on with it. Among equals,
+``most-free`` takes the destination with the most room left after everything planned and running,
 ``round-robin`` the next in numeric order of the addresses. When this source can reach no destination with room, the
 source with the next shortest queue tries.
 """
@@ -47,6 +48,7 @@ class Placement:
         self._queue = [0] * len(sources)
         source_at = {source.name: position for position, source in enumerate(sources)}
         destination_at = {destination.name: position for position, destination in enumerate(self.destinations)}
+        self._at = destination_at
         for copy in running:
             self._start_with(copy, source_at.get(copy.source), destination_at.get(copy.destination))
         self._resting: list[set[int]] = [set() for _ in sources]
@@ -68,35 +70,36 @@ class Placement:
                 loads[destination] = loads.get(destination, 0) + 1
             self._queue[source] += 1
 
-    def place(self, size: int, offers: Sequence[int]) -> tuple[int, int] | str:
+    def place(self, size: int, offers: Sequence[int], begun: str = "") -> tuple[int, int] | str:
         """Plans one copy of ``size`` bytes from one of the sources ``offers`` (ascending).
 
-        Returns source and destination, or the reason why there is none.
+        ``begun``: the destination that has a part of it, or empty. Returns source and destination, or the reason why
+        there is none.
         """
         if size > self.most_room:
             return "no-room"
         for source in sorted(offers, key=self._queue.__getitem__) if len(offers) > 1 else offers:
-            destination = self._choose(size, source)
+            destination = self._choose(size, source, self._at.get(begun))
             if destination is not None:
                 self._commit(size, source, destination)
                 return source, destination
         return "pair-cooling"
 
-    def _choose(self, size: int, source: int) -> int | None:
+    def _choose(self, size: int, source: int, begun: int | None) -> int | None:
         loads = self._wave(self._queue[source])
         resting = self._resting[source]
+
+        def takes(place: int) -> bool:
+            usable = place not in loads and place not in resting and not self._receiving[place]
+            return usable and self._room[place] >= size
+
+        if begun is not None and takes(begun):
+            return begun
         reach = bisect_right(self._by_room, (-size, len(self._room)))
         lost = sum(self._room[place] >= size and not self._receiving[place] for place in resting)
         if reach - lost >= len(self._queue):  # the others of the wave feed one each, so one is left; no need to sort
             order = self._in_turn() if self._round_robin else (place for _, place in self._by_room)
-            return next(
-                place
-                for place in order
-                if place not in loads
-                and place not in resting
-                and self._room[place] >= size
-                and not self._receiving[place]
-            )
+            return next(place for place in order if takes(place))
         free = [place for _, place in self._by_room[:reach] if place not in resting]
         shared = [place for place in self._shared if self._room[place] >= size and place not in resting]
         return min(

@@ -61,7 +61,8 @@ class Node(msgspec.Struct, frozen=True, eq=False):
 
     ``files`` and ``holdings`` have the columns of `cftools.model.frames`; ``files`` has each name once, ``holdings``
     only rows of complete listings. ``servers`` has the sources in the order in which they are preferred. ``hot`` is
-    hits by name. ``now`` is epoch seconds.
+    hits by name. ``now`` is epoch seconds. ``begun``: on which destination a part of an unfinished copy lies, by the
+    last part of the file's name.
     """
 
     files: pl.DataFrame
@@ -70,6 +71,7 @@ class Node(msgspec.Struct, frozen=True, eq=False):
     hot: Mapping[str, int]
     ignore_prefixes: tuple[str, ...]
     now: float
+    begun: Mapping[str, str] = {}
 
     @property
     def sources(self) -> list[PlanServer]:

@@ -62,7 +62,7 @@ class LocalSession:
         """See `Session.read`."""
         while True:
             ready = _ready(select.POLLIN, self._out.fileno(), *self._error_streams)
-            self._drain_errors()
+            self._drain_errors()  # what comes on stderr is a sign of life, too
             if self._out.fileno() in ready:
                 break
             self._patience.check(self.server, self._heard)
@@ -76,6 +76,7 @@ class LocalSession:
         while view:
             try:
                 if not _ready(select.POLLOUT, self._in.fileno()):
+                    self._drain_errors()
                     self._patience.check(self.server, self._heard)
                     continue
                 view = view[os.write(self._in.fileno(), view[: 1 << 18]) :]
@@ -126,6 +127,7 @@ class LocalSession:
     def _drain_errors(self) -> None:
         with suppress(BlockingIOError):
             while piece := os.read(self._err.fileno(), 1 << 16):
+                self._heard = time.monotonic()
                 self._errors += piece
             self._error_streams = ()  # at its end it would count as ready for ever
 

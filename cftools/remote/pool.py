@@ -46,7 +46,11 @@ class Fleet:
         if not wanted:
             return {}
 
+        ended = threading.Event()
+
         def guarded(name: str) -> Answer | RemoteFault:
+            if ended.is_set():  # this one's turn came while the others were being closed
+                return RemoteFault(name, "unreachable", "the run ended before it was begun")
             try:
                 return work(self.transport(name))
             except RemoteFault as fault:
@@ -58,6 +62,7 @@ class Fleet:
             try:
                 return dict(zip(wanted, pool.map(guarded, wanted), strict=True))
             except BaseException:
+                ended.set()
                 self.close()  # a signal must not wait for the slowest server
                 raise
 

@@ -11,7 +11,9 @@ from cftools.model import names
 from cftools.model.rows import Begin, End, Row
 
 RICH_ROWS = 400  # rich lays out every cell twice; beyond this tabulate is ten times as fast
-NUMBERS = frozenset({"rank", "size", "hits", "milliseconds", "files", "total", "used", "available", "used_percent"})
+NUMBERS = frozenset(
+    {"rank", "size", "hits", "milliseconds", "files", "total", "used", "available", "used_percent", "port"}
+)
 LONG = frozenset({"name", "detail", "error", "holders", "reason", "file", "its part", "what happened", "for instance"})
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("rank", "name", "size", "holders", "unknown_holders"),
@@ -22,6 +24,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "copy": ("name", "size", "source", "destination", "reason"),
     "delete": ("server", "name", "size", "reason", "keeper", "rank"),
     "outcome": ("verb", "server", "name", "size", "state", "detail", "milliseconds"),
+    "host_key": ("server", "address", "port", "type", "fingerprint", "state", "error"),
 }
 TITLES = {
     "file": "Files",
@@ -32,9 +35,11 @@ TITLES = {
     "copy": "Copies planned",
     "delete": "Deletions planned",
     "outcome": "What was done",
+    "host_key": "Host keys",
 }
 COLOURS = {"done": "green", "ok": "green", "already": "cyan", "skipped": "yellow", "refused": "yellow", "failed": "red"}
 COLOURS |= {"unreachable": "red", "incomplete": "red", "no": "red", "yes": "green"}
+COLOURS |= {"known": "green", "added": "cyan", "replaced": "cyan", "new": "yellow", "changed": "red", "revoked": "red"}
 
 
 def _time(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from cftools.model.errors import StateUnusable
 
 BUSY_SECONDS = 20.0  # how long a statement waits for another process's transaction
+FAULTS = (sqlite3.Error, UnicodeDecodeError)  # the second: what SQLite says, or the text it holds, is no UTF-8
 VARIABLES = 30000  # bound variables one statement takes (SQLite's own limit is 32766)
 
 
@@ -37,7 +38,7 @@ class Database:
             raise self._unusable(fault) from fault
         try:
             self._prepare()
-        except sqlite3.Error as fault:
+        except FAULTS as fault:
             self.close()
             raise self._unusable(fault) from fault
         except BaseException:
@@ -75,7 +76,7 @@ class Database:
         with self._turn:
             try:
                 cursor = self._connection.execute(statement, values)
-            except sqlite3.Error as fault:
+            except FAULTS as fault:
                 raise self._unusable(fault) from fault
             return int(cursor.lastrowid or 0) if statement.startswith("INSERT") else cursor.rowcount
 
@@ -84,7 +85,7 @@ class Database:
         with self._turn:
             try:
                 self._connection.executemany(statement, values)
-            except sqlite3.Error as fault:
+            except FAULTS as fault:
                 raise self._unusable(fault) from fault
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -92,11 +93,20 @@ class Database:
         with self._turn:
             try:
                 return self._connection.execute(statement, values).fetchall()
-            except sqlite3.Error as fault:
+            except FAULTS as fault:
                 raise self._unusable(fault) from fault
 
+    def damage(self) -> StateUnusable | None:
+        """What SQLite finds wrong with the database, of which it reads all; None when that is nothing."""
+        try:
+            found = str(self.rows("PRAGMA quick_check(1)")[0][0])
+        except StateUnusable as fault:
+            return fault
+        return None if found == "ok" else self._unusable(ValueError(f"damaged: {found}"))
+
     def _unusable(self, fault: Exception) -> StateUnusable:
-        return StateUnusable(f"{self.path}: state database unusable: {fault}; nothing is deleted without it")
+        said = " ".join(str(fault).split())  # SQLite quotes what it stumbled over, newlines and all
+        return StateUnusable(f"{self.path}: state database unusable: {said}; nothing is deleted without it")
 
     def _prepare(self) -> None:
         # SQLite does not wait for the lock that the change to WAL takes: two that open a fresh file at once collide.

@@ -121,20 +121,21 @@ def may_be_deleted(database: Database, server: str, name: str) -> bool:
 
 
 def arrivals(database: Database, since: float, now: float) -> Mapping[tuple[str, str], float]:
-    """When the copies finished since then became visible, by (server, name); epoch seconds.
+    """When the copies tried since then became visible, or may have, by (server, name); epoch seconds.
 
     A copy that is still `intended` may become visible at any moment, or did while its run died: it counts as of
-    ``now``. Rows are numbered in the order they were written: one that follows a row written since then is no older,
-    even when it was noted while the clock stood hours behind.
+    ``now``. One that failed may have arrived all the same, when the last answer was lost. Rows are numbered in the order
+    they were written: one that follows a row written since then is no older, even when it was noted while the clock
+    stood hours behind.
     """
-    first = database.rows("SELECT id, at FROM journal WHERE at >= ? ORDER BY id LIMIT 1", (since,)) or [(2**63 - 1, 0)]
-    after, least = first[0]
+    least, after = database.rows("SELECT at, min(id) FROM journal WHERE at >= ?", (since,))[0]
+    after = 2**63 - 1 if after is None else after
     return {
         (server, name): when
         for server, name, when in database.rows(
             "SELECT server, name, max(CASE WHEN finished IS NULL THEN ? WHEN id > ? THEN max(finished, ?)"
-            " ELSE finished END) FROM journal WHERE verb = 'copy'"
-            " AND (state = 'intended' OR state = 'done' AND (finished >= ? OR id > ?)) GROUP BY server, name",
-            (now, after, least, since, after),
+            " ELSE finished END) FROM journal WHERE verb = 'copy' AND (finished IS NULL OR finished >= ? OR id > ?)"
+            " GROUP BY server, name",
+            (now, after, least or 0.0, since, after),
         )
     }

@@ -1,7 +1,8 @@
 """Locks between processes: flock on a file whose body tells who holds it.
 
 The kernel frees a flock when its process ends, so a lock left by a killed process never blocks. The body is for
-people; the flock alone decides. Lock files stay: removing one would let two processes lock two files of one name.
+people; the flock alone decides. Lock files stay, but for those whose names nobody uses again; whoever takes one looks
+whether the file it locked is still the one of that name.
 """
 
 from __future__ import annotations
@@ -100,20 +101,35 @@ class Locks:
         names = sorted(path.stem for path in self.directory.glob("*.lock"))
         return [holder for holder in map(self.holder, names) if holder]
 
+    def clear(self, pattern: str) -> None:
+        """Removes the files of locks that dead processes left; only for names that nobody uses again."""
+        for path in self.directory.glob(f"{pattern}.lock"):
+            try:
+                handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(handle)
+
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.lock"
 
     def _take(self, name: str, wait: tuple[Callable[[], bool], float] | None) -> int:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as fault:
-            raise StateUnusable(f"{self._path(name)}: cannot open the lock file: {fault.strerror}") from fault
+        handle = self._open(name)
         given_up = time.monotonic() + UNNAMED_SECONDS
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if self._is_linked(name, handle):
+                    break
+                os.close(handle)  # `clear` removed it in between: a lock on that file would be nobody's lock
+                handle = self._open(name)
+                continue
             except BlockingIOError:
                 holder = self._read(name, handle) if _exclusive(handle) else Holder(name, "", "", 0, "")
                 unnamed = not holder.pid and time.monotonic() < given_up
@@ -127,9 +143,26 @@ class Locks:
             "pid": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(body).encode() + b"\n", 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(body).encode() + b"\n", 0)
+        except OSError as fault:
+            os.close(handle)
+            raise StateUnusable(f"{self._path(name)}: cannot write the lock file: {fault.strerror}") from fault
         return handle
+
+    def _open(self, name: str) -> int:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            return os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as fault:
+            raise StateUnusable(f"{self._path(name)}: cannot open the lock file: {fault.strerror}") from fault
+
+    def _is_linked(self, name: str, handle: int) -> bool:
+        try:
+            return os.path.samestat(self._path(name).stat(), os.fstat(handle))
+        except FileNotFoundError:
+            return False
 
     def _free(self, handle: int) -> None:
         os.ftruncate(handle, 0)  # an empty body: nobody's name is read while the next one starts

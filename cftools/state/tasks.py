@@ -9,6 +9,7 @@ of the source has found one whose process died.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -106,13 +107,15 @@ def start(database: Database, run: int, task: Task, now: float) -> Task | None:
     return Task(task.id, run, task.copy, "working", number)
 
 
-def finish(database: Database, task: Task, state: TaskState, detail: str, now: float, *, already: bool = False) -> bool:
+def finish(
+    database: Database, task: Task, state: TaskState, detail: str, now: float, outcome: OutcomeState | None = None
+) -> bool:
     """Ends a task and settles its journal row. Returns False when it had ended already.
 
-    A copy that is done is noted as done even then: released or not, the file is there. ``already``: it was there
-    before.
+    A copy that is done is noted as done even then: released or not, the file is there. ``outcome``: what the journal
+    says, when that is not what such a state says by itself.
     """
-    settled: OutcomeState = "already" if already else JOURNAL_STATES[state]
+    settled = outcome or JOURNAL_STATES[state]
     open_states = "'ready', 'working', 'cancelled'" if state == "done" else "'ready', 'working'"
     with database.transaction():
         before = database.rows("SELECT state FROM task WHERE id = ?", (task.id,))
@@ -137,7 +140,7 @@ def release(database: Database, servers: Sequence[str], detail: str, now: float)
     """
     gone = set(servers)
     released = [t for t in unfinished(database) if t.copy.source in gone or t.copy.destination in gone]
-    return [task for task in released if finish(database, task, "cancelled", detail, now)]
+    return [task for task in released if finish(database, task, "cancelled", detail, now, "failed")]
 
 
 def working_of(database: Database, source: str) -> list[Task]:
@@ -170,7 +173,7 @@ def cool_down(database: Database, pair: Pair, first: float, longest: float, now:
     with database.transaction():
         known = database.rows("SELECT failures FROM cooldown WHERE source = ? AND destination = ?", pair)
         failures = (known[0][0] if known else 0) + 1
-        until = now + min(first * 2.0 ** min(failures - 1, 30), longest)
+        until = now + _rest(failures, first, longest)
         database.execute(
             "INSERT INTO cooldown (source, destination, failures, until) VALUES (?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET failures = excluded.failures, until = excluded.until",
@@ -184,9 +187,22 @@ def warm_up(database: Database, pair: Pair) -> None:
     database.execute("DELETE FROM cooldown WHERE source = ? AND destination = ?", pair)
 
 
-def cooling(database: Database, now: float) -> frozenset[tuple[str, str]]:
-    """The pairs that rest now."""
-    return frozenset(database.rows("SELECT source, destination FROM cooldown WHERE until > ?", (now,)))
+def cooling(
+    database: Database, now: float, first: float = math.inf, longest: float = math.inf
+) -> frozenset[tuple[str, str]]:
+    """The pairs that rest now. ``first`` and ``longest`` as in `cool_down`: a rest that by them has not begun yet was
+    noted before the clock was set back, and is over."""
+    return frozenset(
+        (source, destination)
+        for source, destination, failures, until in database.rows(
+            "SELECT source, destination, failures, until FROM cooldown WHERE until > ?", (now,)
+        )
+        if until - _rest(failures, first, longest) <= now
+    )
+
+
+def _rest(failures: int, first: float, longest: float) -> float:
+    return min(first * 2.0 ** min(failures - 1, 30), longest)
 
 
 def last_pair(database: Database) -> Pair:

@@ -228,3 +228,17 @@ def test_sweeping_removes_old_parts_only(tmp_path: Path, monkeypatch: pytest.Mon
         "sub/.cftools-part-1",
         "sub/.cftools-part-1/a.mpg",
     ]
+
+
+def test_a_file_put_there_in_the_moment_of_the_rename_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    wire, target = Wire("dest1"), place(root)
+    arrival.prepare(wire, target)
+    arrive(target)
+    fake_program(monkeypatch, tmp_path / "bin", "mv", 'printf other > a.mpg; exec "$real" "$@"')
+    with pytest.raises(Refused, match="occupied meanwhile"):
+        arrival.publish(wire, target)
+    assert (root / "a.mpg").read_bytes() == b"other"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cftools.config.load import load
 from cftools.config.servers import ServerSettings, servers
+from cftools.model.errors import ConfigFaults
 
 TEXT = """\
 node: n
@@ -15,7 +18,7 @@ sources:
   - {name: src1, address: origin.example, roots: [/data2, /data3/], user: other, port: 2222, identity: own/key}
 destinations:
   - {name: late, address: 10.0.0.10, root: /data, connect_timeout: 9s, known_hosts: ~/other}
-  - {name: early, address: 10.0.0.9, root: /data, capacity: 2TB, user: ''}
+  - {name: early, address: 10.0.0.9, root: /data, capacity: 2TB, user: '', sessions: 3}
 servers:
   - {name: img1, address: 10.0.0.1}
 """
@@ -40,6 +43,26 @@ def test_an_entry_overrides_the_ssh_section_key_by_key(tmp_path: Path) -> None:
     assert (early.user, early.port, early.identity) == ("", 22, str(tmp_path / "key"))
     assert (late.user, late.connect_timeout, late.known_hosts) == ("vod", 9.0, str(Path.home() / "other"))
     assert (source.connect_timeout, source.response_timeout) == (5.0, 60.0)
+    assert (source.sessions, early.sessions, found["img1"].sessions) == (8, 3, 8)
+
+
+@pytest.mark.parametrize("word", ["password", "passphrase", "passwd"])
+def test_there_is_no_place_for_a_password(tmp_path: Path, word: str) -> None:
+    places = [
+        ("ssh: {user: vod,", "ssh: {user: vod, {}: secret,"),
+        ("root: /data, capacity", "root: /data, {}: x, capacity"),
+    ]
+    for plain, with_password in places:
+        with pytest.raises(ConfigFaults, match=rf"\.{word}: is no known key"):
+            of(tmp_path, TEXT.replace(plain, with_password.replace("{}", word)))
+    with pytest.raises(ConfigFaults, match="is no login name"):
+        of(tmp_path, TEXT.replace("user: vod", "user: 'vod:secret'"))
+
+
+@pytest.mark.parametrize("sessions", [0, 1, 1001])
+def test_a_server_has_at_least_two_sessions_one_that_lasts_and_one_for_calls(tmp_path: Path, sessions: int) -> None:
+    with pytest.raises(ConfigFaults, match="sessions"):
+        of(tmp_path, TEXT.replace("sessions: 3", f"sessions: {sessions}"))
 
 
 def test_roots_and_capacity_follow_the_role(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import io
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import oracle_files
 import polars as pl
@@ -70,6 +71,13 @@ ODD_LINES = [
     b"x\t",
     b",",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting() -> Iterator[None]:
+    """What these tests write is read at once."""
+    with mock.patch.object(lines, "QUIET_SECONDS", 0):
+        yield
 
 
 def name(chance: random.Random) -> bytes:

@@ -279,3 +279,21 @@ def test_a_given_inventory_lets_the_mount_marker_be_looked_for_now(tmp_path: Pat
         (site.root("dest1") / ".cftools-root").unlink()
     site.run("dedup", "--apply", "--inventory", str(site.folder / "inventory.ndjson"), expect=0 if mounted else 73)
     assert site.holders(name) == (["src1", "dest2"] if mounted else ["src1", "dest1", "dest2"])
+
+
+def test_what_may_still_be_deleted_is_not_evicted_a_second_time(tmp_path: Path) -> None:
+    """r10.mpg was asked to be deleted by a run that died; its bytes count as free until that is settled."""
+    site = full_site(tmp_path, 980)
+    assert [row["name"] for row in kinds(site.run("evict"), "delete")] == ["r10.mpg", "r9.mpg"]
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state, state:
+        state.execute(
+            "INSERT INTO journal (run, verb, server, name, size, reason, state, at, expires)"
+            " VALUES (1, 'delete', 'dest1', 'r10.mpg', 100, 'disk', 'intended', unixepoch(), unixepoch() + 60)"
+        )
+    assert [row["name"] for row in kinds(site.run("evict"), "delete")] == ["r9.mpg"]
+    assert outcomes(site.run("evict", "--apply")) == [("dest1", "r9.mpg", "done")]
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state, state:
+        state.execute("UPDATE journal SET expires = 0")
+    site.run("evict", "--apply")
+    assert ("dest1", "r10.mpg", "disk", "failed") in journal(site)
+    assert [row["name"] for row in kinds(site.run("evict"), "delete")] == ["r10.mpg"]

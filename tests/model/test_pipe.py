@@ -26,6 +26,7 @@ EXAMPLES: list[rows.Row] = [
     rows.Holding("src1", "sub/a.mpg", "/data2/sub/a.mpg", 0, -1),
     rows.Server("dst1", "destination", "10.0.0.9", "unreachable", error="connection refused"),
     rows.Heartbeat("dst1", "destination", False, 5000, "no answer in time"),
+    rows.HostKey("dst1", "10.0.0.9", 22, "ssh-ed25519", "SHA256:x+/", "changed", "not the key of known_hosts:3"),
     rows.Copy("c1", "드라마.mpg", 5, "src1", "/data2/드라마.mpg", "dst1", 3, 26, "hot"),
     rows.Delete("dst1", "\uf780", 5, "duplicate", "dst3", 7),
     rows.Outcome("delete", "17", "dst1", "a.mpg", 5, "refused", "its size is 6", 12),

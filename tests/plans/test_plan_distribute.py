@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Literal
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -344,3 +345,16 @@ def test_no_plan_breaks_a_promise(data: st.DataObject, sizes: list[int], spread:
         left[list(ADDRESSES).index(row.destination)] -= row.size
     unplanned = [size for n, size in enumerate(sizes) if f"f{n}" not in {row.name for row in plan.rows}]
     assert all(size > max(left) for size in unplanned)
+
+
+def test_a_copy_that_was_begun_goes_on_where_its_part_lies() -> None:
+    """The part makes its destination look fuller, so another one would be chosen without it."""
+    servers = changed(changed(SERVERS, "dst1", used=90, available=910), "dst2", used=50, available=950)
+    facts = plain_node({"sub/a": 1, "b": 1}, servers)
+    assert pairs(plan_copies(facts, POLICY))[0][2] == "dst3"
+    begun = msgspec.structs.replace(facts, begun={"a": "dst1", "b": "dst1"})
+    assert [destination for _, _, destination in pairs(plan_copies(begun, POLICY))] == ["dst1", "dst3"]
+    full = msgspec.structs.replace(begun, servers=changed(servers, "dst1", used=1000, available=0))
+    assert [destination for _, _, destination in pairs(plan_copies(full, POLICY))] == ["dst3", "dst2"]
+    resting = CopyPolicy(88, cooling=frozenset({("src1", "dst1"), ("src2", "dst1")}))
+    assert "dst1" not in [destination for _, _, destination in pairs(plan_copies(begun, resting))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -139,6 +141,88 @@ def test_servers_are_worked_on_side_by_side_over_ssh_and_a_dead_one_is_a_fault(
     dead = found["s2"]
     assert isinstance(dead, RemoteFault)
     assert str(dead) == "s2: unreachable: Connection refused"
+
+
+class Stop(Exception):
+    """What a signal raises in the main thread here."""
+
+
+def stopped_after(seconds: float, fleet: Fleet, work: Callable[[Transport], object]) -> float:
+    """How long ``work`` with all servers takes to end when a signal arrives after so many seconds."""
+
+    def handle(*_: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    began = time.monotonic()
+    try:
+        with pytest.raises(Stop), fleet:
+            fleet.each(list(fleet.servers), work)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return time.monotonic() - began - seconds
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_signal_does_not_wait_for_scripts_that_hang_nor_are_they_sent_again(
+    site: tuple[InProcessServers, list[ServerSettings]], tmp_path: Path, repeatable: bool
+) -> None:
+    def hang(transport: Transport) -> object:
+        runs = str(tmp_path / transport.server).encode()
+        return transport.call(Script("test", 'echo ran >>"$1"; sleep 60', (runs,)), repeatable=repeatable)
+
+    assert stopped_after(1.0, ssh_fleet(site[1], 8), hang) < 2.0
+    assert [(tmp_path / name).read_text() for name in ("s1", "s2", "s3")] == ["ran\n"] * 3
+
+
+@pytest.mark.system
+def test_a_signal_does_not_wait_for_servers_that_stand_still(
+    keys: Keys, new_address: Callable[[], str], tmp_path: Path
+) -> None:
+    settings = []
+    with SshdServers(keys, tmp_path / "sshd") as servers:
+        for name in ("s1", "s2", "s3"):
+            address = new_address()
+            port = servers.start(address, name=name)
+            settings.append(server_settings(name, address, port, keys))
+        fleet = ssh_fleet(settings, 8)
+        fleet.each(["s1", "s2"], say_own_name)  # the third is still to be logged in to
+        for name in ("s1", "s2", "s3"):
+            servers.pause(name)
+        assert stopped_after(0.5, fleet, say_own_name) < 2.0
+
+
+@pytest.mark.parametrize("how", ["says nothing", "takes no connection"])
+def test_a_signal_does_not_wait_for_servers_that_cannot_be_logged_in_to(
+    keys: Keys, new_address: Callable[[], str], how: str
+) -> None:
+    with ExitStack() as stack:
+        settings = []
+        for number in range(12):
+            address = new_address()
+            listener = stack.enter_context(socket.create_server((address, 0), backlog=0))
+            if how == "takes no connection":  # its queue is full: what comes now gets no answer at all
+                for _ in range(2):
+                    plug = stack.enter_context(socket.socket())
+                    plug.setblocking(False)
+                    plug.connect_ex(listener.getsockname())
+            settings.append(server_settings(f"s{number}", address, listener.getsockname()[1], keys))
+        assert stopped_after(0.5, ssh_fleet(settings, 8), say_own_name) < 2.0
+
+
+def server_settings(name: str, address: str, port: int, keys: Keys) -> ServerSettings:
+    return ServerSettings(
+        name,
+        "destination",
+        address,
+        user=own_name(),
+        port=port,
+        identity=str(keys.identity),
+        known_hosts=str(keys.known_hosts),
+        connect_timeout=30.0,
+    )
 
 
 @pytest.mark.system

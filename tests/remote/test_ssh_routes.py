@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +16,8 @@ from cftools.config.servers import ServerSettings
 from cftools.lab.keys import Keys
 from cftools.lab.servers import own_name
 from cftools.lab.sshd import SshdServers
-from cftools.remote.ssh import SshTransport, route_of
+from cftools.remote.route import path_of, route_of
+from cftools.remote.ssh import SshTransport
 from cftools.remote.transport import RemoteFault, Reply, Script
 
 PLACE = Script("test", "echo $SSH_CONNECTION")
@@ -87,17 +90,18 @@ Call = Callable[..., Reply]
 
 
 class Net:
-    """Two real servers, and calls to the second with an ssh_config."""
+    """Three real servers, and calls to the last with an ssh_config."""
 
-    def __init__(self, servers: SshdServers, keys: Keys, folder: Path, addresses: tuple[str, str]) -> None:
+    def __init__(self, servers: SshdServers, keys: Keys, folder: Path, addresses: list[str]) -> None:
         self.servers, self.keys, self._folder = servers, keys, folder
-        self.gate, self.target = addresses
+        self.gate, self.middle, self.target = addresses
         self.ports = {address: servers.start(address) for address in addresses}
 
     def call(self, ssh_config: str, **changes: Any) -> Reply:
         """Runs PLACE on the target; ssh_config may name the servers and ports."""
-        words = {"GATE": self.gate, "TARGET": self.target, "KEY": str(self.keys.identity)}
-        words |= {"GATEPORT": str(self.ports[self.gate]), "TARGETPORT": str(self.ports[self.target])}
+        words = {"KEY": str(self.keys.identity), "KNOWN": str(self.keys.known_hosts)}
+        for name, address in (("GATE", self.gate), ("MIDDLE", self.middle), ("TARGET", self.target)):
+            words |= {name: address, f"{name}PORT": str(self.ports[address])}
         for word in sorted(words, key=len, reverse=True):
             ssh_config = ssh_config.replace(f"<{word}>", words[word])
         plain = settings(self._folder, ssh_config, known_hosts=str(self.keys.known_hosts), connect_timeout=5.0)
@@ -113,7 +117,7 @@ def net(keys: Keys, new_address: Callable[[], str], tmp_path_factory: pytest.Tem
     folder = tmp_path_factory.mktemp("net")
     with ExitStack() as stack:
         servers = stack.enter_context(SshdServers(keys, folder / "sshd"))
-        yield Net(servers, keys, folder, (new_address(), new_address()))
+        yield Net(servers, keys, folder, [new_address() for _ in range(3)])
 
 
 ALIAS = f"Host edge1\n HostName <TARGET>\n Port <TARGETPORT>\n User {own_name()}\n IdentityFile <KEY>\n"
@@ -155,14 +159,17 @@ def test_a_jump_host_that_is_none_is_told(tmp_path: Path, jump: str) -> None:
 def test_a_jump_host_that_is_down_or_unknown_is_told(net: Net, tmp_path: Path) -> None:
     with pytest.raises(RemoteFault) as caught:
         net.call(f"{ALIAS} ProxyJump <GATE>:1\n")
-    assert (caught.value.kind, caught.value.detail) == ("unreachable", "Connection refused")
+    assert (caught.value.kind, caught.value.detail) == (
+        "unreachable",
+        f"jump host {net.gate}:1: Connection refused",
+    )
     known = tmp_path / "known"
     line = next(line for line in net.keys.known_hosts.read_text().splitlines() if net.target in line)
     known.write_text(f"{line}\n")
     with pytest.raises(RemoteFault) as caught:
         net.call(f"{ALIAS} ProxyJump gate\n{JUMP_HOST}", known_hosts=str(known))
     assert (caught.value.kind, caught.value.nothing_was_done) == ("refused", True)
-    assert "unknown host key" in caught.value.detail
+    assert caught.value.detail.startswith("jump host gate: unknown host key; ")
 
 
 @pytest.mark.system
@@ -172,9 +179,84 @@ def test_a_jump_host_that_does_not_reach_the_server_is_told(net: Net) -> None:
     assert caught.value.kind == "unreachable"
 
 
-def test_more_than_one_jump_host_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(RemoteFault, match="ProxyJump over more than one host is not supported"):
-        SshTransport(settings(tmp_path, "ProxyJump one,two\n")).call(PLACE)
+MIDDLE = f"Host middle\n HostName <MIDDLE>\n Port <MIDDLEPORT>\n User {own_name()}\n IdentityFile <KEY>\n"
+TWO_HOPS = {
+    "a list": f"{ALIAS} ProxyJump gate,middle\n{JUMP_HOST}{MIDDLE}",
+    "a list of addresses": f"{ALIAS} ProxyJump {own_name()}@<GATE>:<GATEPORT>,ssh://{own_name()}@<MIDDLE>:<MIDDLEPORT>\n"
+    "Host *\n IdentityFile <KEY>\n",
+    "a jump host behind one": f"{ALIAS} ProxyJump middle\n{JUMP_HOST}{MIDDLE} ProxyJump gate\n",
+    "a jump host behind a command": f"{ALIAS} ProxyJump middle\n{MIDDLE}"
+    f" ProxyCommand ssh -F none -oBatchMode=yes -oUserKnownHostsFile=<KNOWN> -i <KEY> -p <GATEPORT> -W %h:%p"
+    f" {own_name()}@<GATE>\n",
+}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("case", TWO_HOPS)
+def test_a_server_is_reached_over_two_jump_hosts_and_not_without_one_of_them(net: Net, case: str) -> None:
+    place = net.call(TWO_HOPS[case]).out.split()
+    assert place[2:] == [net.target.encode(), str(net.ports[net.target]).encode()]
+    for stop in (net.gate, net.middle):
+        net.servers.stop(stop)
+        try:
+            with pytest.raises(RemoteFault) as caught:
+                net.call(TWO_HOPS[case])
+            assert caught.value.kind == "unreachable"
+            assert "jump host " in caught.value.detail
+        finally:
+            net.servers.start(stop)
+
+
+@pytest.mark.system
+def test_every_jump_host_must_be_known(net: Net, tmp_path: Path) -> None:
+    lines = net.keys.known_hosts.read_text().splitlines()
+    for label, address in (("gate", net.gate), ("middle", net.middle)):
+        known = tmp_path / label
+        known.write_text("".join(f"{line}\n" for line in lines if address not in line))
+        with pytest.raises(RemoteFault) as caught:
+            net.call(TWO_HOPS["a list"], known_hosts=str(known))
+        assert caught.value.kind == "refused"
+        assert caught.value.detail.startswith(f"jump host {label}: unknown host key; ")
+
+
+@pytest.mark.system
+def test_closing_leaves_no_connection_to_any_jump_host(net: Net) -> None:
+    net.call(TWO_HOPS["a list"])
+    ends = {f"{address}:{net.ports[address]}" for address in net.ports}
+
+    def connected() -> list[str]:
+        shown = subprocess.run(["ss", "-Htn", "state", "established"], capture_output=True, text=True, check=True)
+        return [line for line in shown.stdout.splitlines() if any(end in line for end in ends)]
+
+    deadline = time.monotonic() + 8
+    while connected():
+        assert time.monotonic() < deadline, connected()
+        time.sleep(0.05)
+
+
+def test_a_circle_of_jump_hosts_is_told(tmp_path: Path) -> None:
+    circle = "Host edge1\n ProxyJump one\nHost one\n ProxyJump two\nHost two\n ProxyJump one\n"
+    for text, over in ((circle, "one"), ("ProxyJump one,two\n", "one"), ("Host edge1\n ProxyJump edge1\n", "edge1")):
+        with pytest.raises(RemoteFault) as caught:
+            path_of(settings(tmp_path, text))
+        assert caught.value.detail == f"ProxyJump goes in a circle over {over}; give that one ProxyJump none"
+
+
+def test_what_is_no_port_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RemoteFault, match="ssh_config: '65536' is no port"):
+        route(tmp_path, "Port 65536\n")
+    with pytest.raises(RemoteFault, match="one: '99999' is no port"):
+        path_of(settings(tmp_path, "Host edge1\n ProxyJump one:99999\n"))
+
+
+@pytest.mark.system
+def test_a_host_key_alias_names_the_key(net: Net, tmp_path: Path) -> None:
+    line = next(line for line in net.keys.known_hosts.read_text().splitlines() if net.target in line)
+    known = tmp_path / "known"
+    known.write_text(f"cluster {line.split(maxsplit=1)[1]}\n")
+    assert net.call(f"{ALIAS} HostKeyAlias cluster\n", known_hosts=str(known)).status == 0
+    with pytest.raises(RemoteFault, match="unknown host key"):
+        net.call(ALIAS, known_hosts=str(known))
 
 
 @pytest.mark.system

@@ -198,6 +198,27 @@ def test_a_long_script_that_gives_signs_of_life_is_waited_for(connect: Connect) 
     assert connect(response_timeout=0.7).call(script(text)).out == b"1\n2\n3\n"
 
 
+def test_what_comes_on_stderr_is_a_sign_of_life(connect: Connect) -> None:
+    text = "for n in 1 2 3 4; do echo $n >&2; sleep 0.3; done; echo done"
+    reply = connect(response_timeout=0.9).call(script(text))
+    assert (reply.out, reply.err) == (b"done\n", b"1\n2\n3\n4\n")
+
+
+def test_stderr_keeps_a_script_alive_that_has_closed_its_output(connect: Connect) -> None:
+    text = "exec >&-; for n in 1 2 3 4; do echo $n >&2; sleep 0.3; done"
+    reply = connect(response_timeout=0.9).call(script(text))
+    assert (reply.status, reply.out, reply.err) == (0, b"", b"1\n2\n3\n4\n")
+
+
+def test_stderr_keeps_a_script_alive_that_does_not_yet_read_its_input(connect: Connect) -> None:
+    session = connect(response_timeout=0.9).open(script("for n in 1 2 3 4; do echo $n >&2; sleep 0.3; done; wc -c"))
+    session.write(bytes(20 << 20))
+    session.close_input()
+    reply = session.wait()
+    session.close()
+    assert (int(reply.out), reply.err) == (20 << 20, b"1\n2\n3\n4\n")
+
+
 @pytest.mark.parametrize("text", ["sleep 30; echo end", "while :; do echo more; sleep 0.05; done"])
 def test_the_time_for_all_of_it_is_limited_however_much_comes(connect: Connect, text: str) -> None:
     began = time.monotonic()

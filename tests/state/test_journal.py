@@ -135,6 +135,8 @@ def test_arrivals_are_finished_copies_since_a_moment_the_newest_of_each(database
     assert journal.arrivals(database, 100.0, 200.0) == {
         ("dst1", "edge"): 100.0,
         ("dst1", "twice"): 102.0,
+        ("dst1", "failed"): 103.0,
+        ("dst1", "cancelled"): 104.0,
         ("dst1", "arriving"): 200.0,
     }
 

@@ -155,7 +155,7 @@ def test_a_dead_server_releases_what_needs_it_and_nothing_else(database: Databas
         "ready",
         "done",
     ]
-    assert [row[4:6] for row in journal_of(database)] == [("done", ""), ("skipped", "dead has no heartbeat")]
+    assert [row[4:6] for row in journal_of(database)] == [("done", ""), ("failed", "dead has no heartbeat")]
     assert not tasks.finish(database, begun, "done", "", 14.0), "a released copy must not count as done"
     assert tasks.release(another, ["dead"], "", 15.0) == []
 
@@ -206,7 +206,7 @@ def test_pairs_rest_each_for_itself_and_success_forgets_failures(database: Datab
 
 def test_a_copy_that_stood_there_before_is_journalled_as_that(database: Database) -> None:
     task = working(database)
-    tasks.finish(database, task, "done", "it stood there already", 12.0, already=True)
+    tasks.finish(database, task, "done", "it stood there already", 12.0, "already")
     assert state_of(database, task) == "done"
     assert [row[4] for row in journal_of(database)] == ["already"]
 

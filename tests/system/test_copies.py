@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
+from fault_tools import assert_in_order, journal
 from site_of_sshd import CONTENT, MakeSite, Row, Site, end, kinds, outcomes
 
 pytestmark = pytest.mark.system
@@ -122,6 +123,9 @@ def test_a_destination_that_dies_mid_copy_is_left_and_another_takes_the_file(mak
     assert (site.root(second) / "a.mpg").read_bytes() == LARGE
     assert not (site.root(first) / "a.mpg").exists()
     assert "done" not in task_states(site)[:1]
+    assert journal(site, "copy")[-1] == (second, "a.mpg", "done")
+    assert len(talk.splitlines()) == 1, talk
+    assert_in_order(site, keeps_parts=True)
     assert time.monotonic() - killed < 20, "the source was blocked by its dead destination"
 
 
@@ -140,6 +144,9 @@ def test_a_source_that_dies_mid_copy_is_left_and_another_serves_the_file(make_si
     assert (site.root("dest1") / "a.mpg").read_bytes() == LARGE
     assert task_states(site)[-1] == "done"
     assert task_states(site)[0] in ("failed", "cancelled")
+    assert journal(site, "copy")[-1] == ("dest1", "a.mpg", "done")
+    assert len(talk.splitlines()) == 1, talk
+    assert_in_order(site)
 
 
 def test_a_killed_manager_leaves_a_part_that_the_next_run_carries_on_with(make_site: MakeSite, via: str) -> None:

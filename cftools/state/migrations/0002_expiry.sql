@@ -10,3 +10,7 @@ CREATE TABLE history_acted (
     at REAL NOT NULL,
     PRIMARY KEY (path, reason)
 );
+
+DROP INDEX journal_arrivals;
+CREATE INDEX journal_copies ON journal (finished) WHERE verb = 'copy';
+CREATE INDEX journal_by_time ON journal (at);
