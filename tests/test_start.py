@@ -87,3 +87,10 @@ def test_hot_files_runs_without_servers_state_and_columns(tmp_path: Path) -> Non
     found, out = imported(HEAVY | {"tabulate"}, *words, folder=tmp_path)
     assert [row["kind"] for row in map(json.loads, out.splitlines())] == ["begin", "hot", "end"]
     assert found == ["yaml"]
+
+
+def test_a_heartbeat_needs_no_columns() -> None:
+    """Cron asks for it each minute."""
+    look = "import sys; import cftools.jobs.heartbeat; print('polars' in sys.modules, 'paramiko' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

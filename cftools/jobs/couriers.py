@@ -9,7 +9,7 @@ from collections import Counter, deque
 from types import TracebackType
 
 from cftools.actions import copy as copying
-from cftools.jobs.gather import check_heartbeats
+from cftools.jobs.alive import check_heartbeats
 from cftools.jobs.job import Job
 from cftools.jobs.recovery import settle_source
 from cftools.model.errors import LockHeld

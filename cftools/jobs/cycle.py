@@ -13,8 +13,9 @@ import msgspec
 import polars as pl
 
 from cftools.jobs import dedup, deletion, distribute, evict, plan_distribute
+from cftools.jobs.alive import check_heartbeats
 from cftools.jobs.deletion import Tally
-from cftools.jobs.gather import Facts, Given, check_heartbeats, gather, require_complete
+from cftools.jobs.gather import Facts, Given, gather, require_complete
 from cftools.jobs.job import Job
 from cftools.jobs.recovery import settle_dead_tasks
 from cftools.model.errors import GuardRefused, InputUnusable, LockHeld

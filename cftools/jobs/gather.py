@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from cftools import pipe
 from cftools.config.schema import Config
 from cftools.config.servers import ServerSettings
-from cftools.facts import heartbeat, inventory
+from cftools.facts import inventory
 from cftools.jobs.hits import count_hot, doubt
 from cftools.jobs.job import Job, nothing
 from cftools.model.errors import InputUnusable, Unreachable, UsageFault
-from cftools.model.rows import Heartbeat, Hot, Input, Role, Server
+from cftools.model.rows import Hot, Input, Role, Server
 from cftools.plans.values import Node, PlanServer
-from cftools.remote.transport import RemoteFault
-from cftools.state import seen, tasks
+from cftools.state import seen
 
 if TYPE_CHECKING:
     from cftools.facts.files import Files
@@ -199,30 +198,6 @@ def plan_servers(job: Job, taken: inventory.Inventory, silent: Collection[str] =
 def _available(settings: ServerSettings, row: Server) -> int:
     """Bytes free; below zero when more stands there than the configured capacity, for percents refer to that."""
     return row.available if settings.capacity is None else row.total - row.used
-
-
-class Checked(NamedTuple):
-    """Heartbeats, and the tasks that were released because one of their servers failed its own."""
-
-    heartbeats: list[Heartbeat]
-    released: list[tasks.Task]
-
-    @property
-    def failed(self) -> list[str]:
-        """The servers that did not answer."""
-        return [one.server for one in self.heartbeats if not one.ok]
-
-
-def check_heartbeats(job: Job, names: list[str] | None = None) -> Checked:
-    """Asks these servers (all, without names) side by side, remembers the answers, and releases at once what the dead
-    ones were to do."""
-    wanted = {one.name: one for one in [*job.sources, *job.destinations] if names is None or one.name in names}
-    timeout = job.config.heartbeat.timeout
-    answers = job.fleet.each(wanted, lambda transport: heartbeat.check(transport, wanted[transport.server], timeout))
-    found = [answer for answer in answers.values() if not isinstance(answer, RemoteFault)]
-    seen.remember_heartbeats(job.database, found, time.time())
-    failed = [one.server for one in found if not one.ok]
-    return Checked(found, tasks.release(job.database, failed, "its server does not answer", time.time()))
 
 
 def incomplete_inputs(facts: Facts) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from cftools.jobs.gather import check_heartbeats
+from cftools.jobs.alive import check_heartbeats
 from cftools.jobs.job import Job
 from cftools.model import names
 from cftools.model.errors import Unreachable

@@ -77,6 +77,8 @@ def open_job(config: Config, command: str, at: float | None = None, talk: Talk |
     """Opens the state, notes the run, and closes everything at the end, however it ends."""
     talk = talk or Talk()
     locks = Locks(lock_directory(config), command)
+    if not state_path(config).exists() and any(lock_directory(config).glob("*.lock")) and not locks.held():
+        talk.say(f"{state_path(config)} is gone, a new one begins; what guards and cooldowns remembered is lost")
     with Database(state_path(config)) as database, ssh_fleet(servers(config), config.ssh.parallel) as fleet:
         run = runs.begin(database, command, time.time())
         job = Job(command, config, database, locks, fleet, run, at, talk.say, talk.detail, talk.stop)

@@ -57,6 +57,7 @@ class InProcessServers:
     ) -> None:
         for address in tuple(self._running):
             self.stop(address)
+        self._do(asyncio.sleep(REAP_SECONDS))  # connections that were given up close their sockets a moment later
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LONGEST_STOP)
         if not self._thread.is_alive():

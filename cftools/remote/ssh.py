@@ -16,7 +16,17 @@ from cftools.remote import route
 from cftools.remote.gate import command_line
 from cftools.remote.route import Way, text_of
 from cftools.remote.sessions import Place, Places
-from cftools.remote.transport import POLL_SECONDS, FaultKind, Patience, RemoteFault, Reply, Script, exchange, nothing
+from cftools.remote.transport import (
+    POLL_SECONDS,
+    TICKING,
+    FaultKind,
+    Patience,
+    RemoteFault,
+    Reply,
+    Script,
+    exchange,
+    nothing,
+)
 
 RETRY_SECONDS = 5.0  # a server that refused a connection is not asked again by this process for so long,
 RETRY_TIMES = 10  # and for so many times what finding that out took: a dead server costs a run one connect timeout
@@ -116,7 +126,8 @@ class SshTransport:
         except BaseException:
             place.give_back()
             raise
-        patience = Patience(self._settings.response_timeout, terms.deadline, terms.watch)
+        silence = max(self._settings.response_timeout, TICKING) if terms.lasting else self._settings.response_timeout
+        patience = Patience(silence, terms.deadline, terms.watch)
         return SshSession(client, channel, patience, self.server, place)
 
     def _place(self, terms: _Terms) -> Place:

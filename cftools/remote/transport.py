@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
 
 POLL_SECONDS = 0.25  # how often a wait is looked after
+TICKING = 3.0  # seconds of silence that a session is granted at least: its script ticks once a second
 SMALL = 1 << 15  # bytes of stdin that every way takes before the script reads any
 
 FaultKind = Literal["unreachable", "refused", "broken", "silent"]

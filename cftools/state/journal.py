@@ -124,9 +124,9 @@ def arrivals(database: Database, since: float, now: float) -> Mapping[tuple[str,
     """When the copies tried since then became visible, or may have, by (server, name); epoch seconds.
 
     A copy that is still `intended` may become visible at any moment, or did while its run died: it counts as of
-    ``now``. One that failed may have arrived all the same, when the last answer was lost. Rows are numbered in the order
-    they were written: one that follows a row written since then is no older, even when it was noted while the clock
-    stood hours behind.
+    ``now``. One that failed may have arrived all the same, when the last answer was lost. Rows are numbered in the
+    order they were written: one that follows a row written since then is no older, even when it was noted while the
+    clock stood hours behind.
     """
     least, after = database.rows("SELECT at, min(id) FROM journal WHERE at >= ?", (since,))[0]
     after = 2**63 - 1 if after is None else after

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import paramiko
@@ -63,8 +64,9 @@ def run(client: paramiko.SSHClient, command: str, stdin: bytes = b"") -> tuple[i
     into, out, err = client.exec_command(command, timeout=20)
 
     def feed() -> None:
-        into.write(stdin)
-        into.channel.shutdown_write()
+        with suppress(OSError):  # a command that reads nothing may be over by now
+            into.write(stdin)
+            into.channel.shutdown_write()
 
     feeder = threading.Thread(target=feed)
     feeder.start()

@@ -20,7 +20,7 @@ LINES = [
     ("evict", "--apply", "--if-free"),
     ("cycle", "--apply", "--for", "2s"),
 ]
-SECONDS = 10.0
+SECONDS = 6.0
 
 
 def node_with_work(make_site: MakeSite) -> tuple[Site, list[str], list[str]]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -116,8 +118,18 @@ class NamespaceWire:
         self._set("down")
 
     def join(self) -> None:
-        """See `Wire.join`."""
+        """See `Wire.join`. Neighbours that could not be found while it was cut are looked for anew."""
         self._set("up")
+        given_up = time.monotonic() + 10
+        for address in (self.site.sources | self.site.destinations).values():
+            while True:
+                _ip("neigh flush dev wire")
+                try:
+                    socket.create_connection((address, self.site.port), 1).close()
+                    break
+                except OSError:
+                    assert time.monotonic() < given_up
+                    time.sleep(0.05)
 
     def _set(self, how: str) -> None:
         _enter(self._servers)
