@@ -34,6 +34,7 @@ from cftools.state.database import Database
 from cftools.state.locks import DELETION, Locks
 
 FORGOTTEN_SECONDS = 86400.0  # so long a server that left the config may come back and still delete what it was told
+END_SECONDS = 2  # an rm is killed a second after its question expired; then it is over
 PATIENCE = 3  # response time limits that a server has for the deletions of a batch; then they expire
 
 
@@ -58,30 +59,32 @@ def delete(tools: Tools, batches: Iterable[Sequence[Delete]]) -> Iterable[list[O
     Stops between batches when ``tools.stop()`` says so. Raises LockHeld when it is told to stop while it waits for its
     turn, StateUnusable when the journal cannot be written; nothing is deleted without its journal row.
     """
+    silent: dict[str, str] = {}
     with tools.locks.wait(DELETION, tools.stop):
-        settle_dead_runs(tools)
+        settle_dead_runs(tools, silent)
     for batch in batches:
         if tools.stop():
             return
         with tools.locks.wait(DELETION, tools.stop):
-            outcomes = _delete_batch(tools, batch, settle_dead_runs(tools))
+            outcomes = _delete_batch(tools, batch, settle_dead_runs(tools, silent))
         yield outcomes  # outside the lock: a reader that stops reading must not hold everybody up
 
 
 Open = Mapping[str, str]  # names with a deletion that is not settled, and why not
 
 
-def settle_dead_runs(tools: Tools) -> Open:
+def settle_dead_runs(tools: Tools, silent: dict[str, str]) -> Open:
     """Settles the deletions that were left `intended`, by looking; call it holding the deletion lock.
 
     A file that is not there any more was deleted. One that is there was not, once the deletion has expired; until then
-    the server may still be at it. Returns the names with rows that stay, and why.
+    the server may still be at it. ``silent``: servers that could not be asked before in this run, and why; they are not
+    asked again, and those that cannot be asked now are added. Returns the names with rows that stay, and why.
     """
     by_server = defaultdict(list)
     settled = []
     stay: dict[str, str] = {}
     for row in journal.unsettled_deletes(tools.database):
-        if row.server in tools.fleet.servers:
+        if _is_destination(tools, row.server):
             by_server[row.server].append(row)
         elif tools.clock() - row.at > FORGOTTEN_SECONDS:
             settled.append(journal.Settlement(row.id, "failed", "not known: its server left the config"))
@@ -91,16 +94,20 @@ def settle_dead_runs(tools: Tools) -> Open:
     def look(transport: Transport) -> presence.Absence:
         return _absence(tools, transport, [row.name for row in by_server[transport.server]])
 
+    for server in silent.keys() & by_server.keys():
+        stay |= dict.fromkeys((row.name for row in by_server.pop(server)), silent[server])
     for server, answer in tools.fleet.each(by_server, look).items():
+        if isinstance(answer, RemoteFault):
+            silent[server] = f"{server} cannot be asked: {answer.detail}"
+            stay |= dict.fromkeys((row.name for row in by_server[server]), silent[server])
+            continue
         for row in by_server[server]:
-            if isinstance(answer, RemoteFault):
-                stay[row.name] = f"{server} cannot be asked: {answer.detail}"
-            elif answer.gone[row.name] is True:
+            if answer.gone[row.name] is True:
                 settled.append(journal.Settlement(row.id, "done", "its run died; the file is gone"))
             elif answer.gone[row.name] is None:
                 stay[row.name] = f"{server} cannot look into its folder"
-            elif answer.clock <= row.expires:
-                stay[row.name] = f"{server} may be at it for {row.expires - answer.clock + 1} s"
+            elif answer.clock <= row.expires + END_SECONDS:
+                stay[row.name] = f"{server} may be at it for {row.expires + END_SECONDS - answer.clock + 1} s"
             else:
                 settled.append(journal.Settlement(row.id, "failed", "its run died before the file was deleted"))
     journal.settle(tools.database, settled, tools.clock())
@@ -119,14 +126,15 @@ def _delete_batch(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> lis
     verdicts |= _missing(
         tools, batch, [place for place in wanted if place not in verdicts and not _victim(views, batch[place])]
     )
-    expires = _expiries(tools, views)
+    waves = _waves(batch, [place for place in range(len(batch)) if place not in verdicts])
+    expires = _expiries(tools, views, batch, waves)
     intents = [
-        journal.Intent(row, 0, *verdicts[place]) if place in verdicts else journal.Intent(row, expires[row.server])
+        journal.Intent(row, 0, *verdicts[place]) if place in verdicts else journal.Intent(row, expires[place])
         for place, row in enumerate(batch)
     ]
     numbers = journal.intend_deletes(tools.database, tools.run, intents, tools.clock())
     results = {place: (verdict, 0) for place, verdict in verdicts.items()}
-    for wave in _waves(batch, [place for place in range(len(batch)) if place not in verdicts]):
+    for wave in waves:
         results |= _unlink_wave(tools, Batch(intents, numbers), wave)
     return [
         Outcome("delete", str(numbers[place]), row.server, row.name, row.size, verdict.state, verdict.detail, spent)
@@ -148,7 +156,7 @@ def _faults(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> dict[int,
     times = Counter((row.server, row.name) for row in batch)
     for place, row in enumerate(batch):
         fault = names.unsafe(row.name)
-        if row.server not in tools.fleet.servers or tools.fleet.servers[row.server].role != "destination":
+        if not _is_destination(tools, row.server):
             fault = "not a configured destination"
         elif row.name.startswith(tools.ignore_prefixes):
             fault = "the config's ignore.prefixes say that it is never deleted"
@@ -163,6 +171,10 @@ def _faults(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> dict[int,
         if fault:
             faults[place] = fault
     return faults
+
+
+def _is_destination(tools: Tools, name: str) -> bool:
+    return name in tools.fleet.servers and tools.fleet.servers[name].role == "destination"
 
 
 class _View(NamedTuple):
@@ -181,7 +193,7 @@ def _destination_views(tools: Tools, batch: Sequence[Delete], places: Sequence[i
     for place in places:
         row = batch[place]
         wanted[row.server].add(row.name)
-        if row.keeper in tools.fleet.servers and tools.fleet.servers[row.keeper].role == "destination":
+        if _is_destination(tools, row.keeper):
             wanted[row.keeper].add(row.name)
 
     def look(transport: Transport) -> _View:
@@ -191,14 +203,17 @@ def _destination_views(tools: Tools, batch: Sequence[Delete], places: Sequence[i
     return tools.fleet.each(wanted, look)
 
 
-def _expiries(tools: Tools, views: Views) -> dict[str, int]:
-    """The last second in which each server that was seen may delete, by its own clock."""
+def _expiries(tools: Tools, views: Views, batch: Sequence[Delete], waves: Sequence[Sequence[int]]) -> Mapping[int, int]:
+    """The last second in which each place of a wave may be deleted, by the clock of its server. Later waves have to
+    wait for the earlier ones, and get as much more time."""
     now = tools.elapsed()
-    return {
-        server: int(view.look.clock + (now - view.at) + PATIENCE * tools.fleet.servers[server].response_timeout)
-        for server, view in views.items()
-        if not isinstance(view, RemoteFault)
-    }
+    expires = {}
+    for number, wave in enumerate(waves, 1):
+        for place in wave:
+            view, server = views[batch[place].server], tools.fleet.servers[batch[place].server]
+            assert isinstance(view, _View), "a server that was not seen has no row in a wave"
+            expires[place] = int(view.look.clock + now - view.at + number * PATIENCE * server.response_timeout)
+    return expires
 
 
 def _victim_fault(views: Views, row: Delete) -> str:
@@ -278,9 +293,9 @@ def _missing(tools: Tools, batch: Sequence[Delete], places: Sequence[int]) -> di
             elif answer.gone[batch[place].name] is True:
                 verdicts[place] = Verdict("already", "not there any more")
             elif answer.gone[batch[place].name] is None:
-                verdicts[place] = Verdict("failed", "its folder cannot be looked into, so it may still be there")
+                verdicts[place] = Verdict("refused", "its folder cannot be looked into, or a link stands on the way")
             else:
-                detail = "a link stands on the way, or it was put there while it was looked at"
+                detail = "it was put there while it was looked at"
                 verdicts[place] = Verdict("refused", detail)
     return verdicts
 
@@ -358,5 +373,5 @@ def _unlink_on(tools: Tools, transport: Transport, intents: Sequence[journal.Int
 
 def _absence(tools: Tools, transport: Transport, file_names: Sequence[str]) -> presence.Absence:
     safe = [name for name in file_names if not names.unsafe(name)]
-    found = presence.gone(transport, tools.fleet.servers[transport.server].roots[0], safe)
+    found = presence.gone(transport, tools.fleet.servers[transport.server].roots[0], tools.marker, safe)
     return presence.Absence(dict.fromkeys(file_names) | dict(found.gone), found.clock)

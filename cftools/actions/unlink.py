@@ -9,7 +9,8 @@ The reply: the records that matched and went to rm, NUL after each, an empty rec
 there afterwards, an empty record, ``end``. While rm works a ``+`` a group on stderr tells that the server is alive.
 
 A server that hangs may come to its question long after the manager has given it up, and after what was seen elsewhere
-has changed. So the question expires: past its last second, on the server's own clock, nothing more is deleted.
+has changed. So the question expires: past its last second, on the server's own clock, nothing more is deleted, and an
+rm that is still at it is killed.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ printf '%b' "$records" | cut -z -d/ -f3- | xargs -0 -r sh -c "real=; $inside"'
 exec 5>&1
 printf '%b' "$records" | cut -z -d/ -f3- | xargs -0 -r stat --printf '%F/%s/%n\0' -- 2>/dev/null |
   { cat; printf '%b' "$records"; } | sort -z | uniq -z -d | tee /dev/fd/5 | cut -z -d/ -f3- |
-  xargs -0 -r -n 250 sh -c '[ "$(date +%s)" -le "$0" ] || { echo late >&2; exit 255; }
-    rm -f -- "$@"; status=$?; echo + >&2; exit "$status"' "$3"
+  xargs -0 -r -n 250 sh -c 'left=$(($0 + 1 - $(date +%s))); status=124
+    [ "$left" -le 0 ] || { timeout -s KILL "$left" rm -f -- "$@"; status=$?; }
+    case $status in 124|137) echo late >&2; exit 255 ;; esac; echo + >&2; exit "$status"' "$3"
 printf '\0'
 printf '%b' "$records" | cut -z -d/ -f3- | xargs -0 -r stat --printf '%F/%s/%n\0' --
 printf '\0end'

@@ -14,7 +14,8 @@ from cftools.model import names
 from cftools.remote.transport import RemoteFault, Script, Transport
 
 # A name that does not begin with ./ or that goes up is refused here too: an account may be bound to its root. A file is
-# gone when its folder can be entered and has no such entry, not even a dangling link.
+# gone when its folder can be entered, not by way of a link, and has no such entry, not even a dangling link. Below a
+# missing mount nothing is gone.
 STAT = r"""
 LC_ALL=C; export LC_ALL
 cd -- "$1" || exit 3
@@ -27,7 +28,10 @@ printf '. %s\0' "$(date +%s)"
 GONE = r"""
 LC_ALL=C; export LC_ALL
 cd -- "$1" || exit 3
+if [ -n "$2" ] && [ ! -e "$2" ]; then exit 5; fi
 xargs -0 -r -n 500 sh -c 'for name; do case $name/ in */../*) exit 255 ;; ./*) ;; *) exit 255 ;; esac
+  above=${name%/*}; while [ "$above" != . ] && [ ! -L "$above" ]; do above=${above%/*}; done
+  if [ "$above" != . ]; then printf "?"; continue; fi
   if [ -e "$name" ] || [ -L "$name" ]; then printf 1; elif [ -x "${name%/*}" ]; then printf 0; else
   top=${name%/*}; while [ ! -e "$top" ] && [ "$top" != . ]; do top=${top%/*}; done
   if [ -x "$top" ]; then printf 0; else printf "?"; fi; fi; done' cftools-gone || exit 4
@@ -104,9 +108,15 @@ def _seen(record: bytes) -> tuple[str, int, Seen]:
     return names.text_from_bytes(path[2:]), kind, one
 
 
-def gone(transport: Transport, root: str, file_names: Sequence[str]) -> Absence:
-    """Whether each name below ``root`` is certainly not there. Raises RemoteFault when the answer is not whole."""
-    reply = transport.call(Script("look", GONE, (root.encode(),)), _stdin(file_names), repeatable=True)
+def gone(transport: Transport, root: str, marker: str, file_names: Sequence[str]) -> Absence:
+    """Whether each name below ``root`` is certainly not there. ``marker``: the mount marker, or empty.
+
+    Raises RemoteFault when the answer is not whole, or the marker does not stand there.
+    """
+    words = (root.encode(), marker.encode())
+    reply = transport.call(Script("look", GONE, words), _stdin(file_names), repeatable=True)
+    if reply.status == 5:
+        raise RemoteFault(transport.server, "refused", f"{marker} does not stand in {root}: is the disk mounted?")
     marks, _, clock = reply.out.decode(errors="replace").partition(". ")
     if reply.status != 0 or len(marks) != len(file_names) or not (clock.endswith("\n") and clock[:-1].isdigit()):
         raise RemoteFault(transport.server, "broken", f"looking below {root}: {reply.complaint()}")

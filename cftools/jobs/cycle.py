@@ -40,6 +40,8 @@ def run(job: Job, options: Options) -> Generator[Row, None, None]:
     faults: list[GuardRefused | InputUnusable | LockHeld] = []
     refused: dict[str, int] = {}
     with deletion.only_one(job, "cycle", apply=options.apply):
+        if options.apply:
+            deletion.settle_open(job)
         checked = check_heartbeats(job)
         facts = gather(job, Given(), silent=checked.failed)
         yield job.begin(facts.inputs)

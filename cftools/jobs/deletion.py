@@ -21,8 +21,8 @@ from cftools.plans.batches import batches
 from cftools.plans.known import still_there
 from cftools.plans.values import Plan
 from cftools.remote.transport import RemoteFault, Transport
-from cftools.state import seen
-from cftools.state.locks import job_lock
+from cftools.state import journal, seen
+from cftools.state.locks import DELETION, job_lock
 
 
 class Options(NamedTuple):
@@ -62,6 +62,8 @@ def run(job: Job, options: Options, kind: Kind) -> Generator[Row, None, None]:
     options.given.check(options.plan)
     tally = Tally("delete", *(["outcome"] if options.apply else []))
     with only_one(job, kind.command, apply=options.apply):
+        if options.apply:
+            settle_open(job)
         if options.plan is not None:
             rows, ground = read_plan(job, options, kind.reason)
             skipped: dict[str, int] = {}
@@ -219,6 +221,26 @@ def _dated(ground: Ground, place: int, name: str) -> guards.GuardedInput:
     return guards.GuardedInput(name, "(not named)", 0)
 
 
+def _tools(job: Job) -> protocol.Tools:
+    return protocol.Tools(
+        job.fleet,
+        job.database,
+        job.locks,
+        job.run,
+        job.config.guards.mount_marker,
+        time.time,
+        job.stop.is_set,
+        tuple(job.config.ignore.prefixes),
+    )
+
+
+def settle_open(job: Job) -> None:
+    """Settles the deletions that earlier runs left open, where that can be done, so that they can be planned anew."""
+    if journal.unsettled_deletes(job.database):
+        with job.stop.step(), job.locks.wait(DELETION, job.stop.is_set):
+            protocol.settle_dead_runs(_tools(job), {})
+
+
 def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[str]) -> Iterator[Outcome]:
     """Guards the plan, carries it out, and remembers what was seen; call it holding the job's lock.
 
@@ -226,20 +248,14 @@ def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequen
     """
     with job.stop.step():
         sound = guard(job, rows, ground, override)
-        tools = protocol.Tools(
-            job.fleet,
-            job.database,
-            job.locks,
-            job.run,
-            job.config.guards.mount_marker,
-            time.time,
-            job.stop.is_set,
-            tuple(job.config.ignore.prefixes),
-        )
-        _remember_acted(job, rows, ground)
+        tools = _tools(job)
         gone: Counter[str] = Counter()
+        acted = False
         for outcomes in protocol.delete(tools, batches(rows, job.config.delete.batch)):
             gone.update(outcome.server for outcome in outcomes if outcome.state == "done")
+            if not acted and any(outcome.state in ("done", "failed") for outcome in outcomes):
+                acted = True
+                _remember_acted(job, rows, ground)
             yield from outcomes
         if sound:
             _remember(job, ground, gone)
@@ -253,7 +269,9 @@ def _remember_acted(job: Job, rows: Sequence[Delete], ground: Ground) -> None:
     reasons = sorted({row.reason for row in _standing(rows, ground)})
     if reasons and ground.inputs:
         history = ground.inputs[0]
-        acted = [seen.HistoryActed(reason, int(history.generation), history.size) for reason in reasons]
+        # One from the future must not make the true ones that follow look old.
+        generation = min(int(history.generation), int(time.time()))
+        acted = [seen.HistoryActed(reason, generation, history.size) for reason in reasons]
         seen.remember_acted(job.database, history.path, acted, time.time())
 
 

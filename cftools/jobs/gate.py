@@ -18,7 +18,7 @@ RULES = (
     Rule("heartbeat", heartbeat.CHECK, "root..."),
     Rule("inventory", inventory.LISTING, "marker root..."),
     Rule("stat", presence.STAT, "root"),
-    Rule("look", presence.GONE, "root"),
+    Rule("look", presence.GONE, "root marker"),
     Rule("digest", transfer.DIGEST, "file number"),
     Rule("send", transfer.SEND, "file number"),
     Rule("receive", transfer.RECEIVE, "root part base time number"),

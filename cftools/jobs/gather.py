@@ -19,7 +19,7 @@ from cftools.jobs.job import Job, nothing
 from cftools.model.errors import InputUnusable, Unreachable, UsageFault
 from cftools.model.rows import Hot, Input, Role, Server
 from cftools.plans.values import Node, PlanServer
-from cftools.state import seen
+from cftools.state import journal, seen
 
 if TYPE_CHECKING:
     from cftools.facts.files import Files
@@ -105,6 +105,7 @@ def combine(job: Job, files: Files, hot: HotFacts, taken: inventory.Inventory, s
         hot=hot.hits,
         ignore_prefixes=tuple(job.config.ignore.prefixes),
         now=job.now(),
+        unsettled=frozenset(row.name for row in journal.unsettled_deletes(job.database)),
         begun={part.path.rpartition("/")[2]: name for name, parts in taken.partials.items() for part in parts},
     )
     return Facts(node, taken, files, hot, [*files.inputs, *hot.inputs], files.skipped | dict(hot.skipped))

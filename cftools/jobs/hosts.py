@@ -13,7 +13,7 @@ from cftools import __version__
 from cftools.config.schema import Config
 from cftools.config.servers import ServerSettings, servers
 from cftools.model import rows
-from cftools.model.errors import UsageFault
+from cftools.model.errors import Unreachable, UsageFault
 from cftools.remote import trust
 from cftools.remote.host_keys import CoveredByPattern, HostKey, KnownHosts
 from cftools.remote.route import Stop, Way, offered_key, path_of
@@ -51,7 +51,8 @@ class _Found(NamedTuple):
 def scan(config: Config, options: Options) -> Generator[rows.Row, None, None]:
     """A `host_key` row for each server, and for each jump host on the way to one.
 
-    Raises UsageFault for an unknown server, or when something is to be replaced and nothing to be added.
+    Raises UsageFault for an unknown server, or when something is to be replaced and nothing to be added; Unreachable,
+    after the rows, when not one server answered.
     """
     if options.replace and not options.add:
         raise UsageFault("--replace writes nothing by itself; give --add with it")
@@ -67,6 +68,8 @@ def scan(config: Config, options: Options) -> Generator[rows.Row, None, None]:
         yield found[number]
     states = Counter[str](row.state for row in found.values())
     yield rows.End(COMMAND, True, {"host_key": len(found), **states})
+    if states["unreachable"] == len(found):
+        raise Unreachable("no server answered")
 
 
 def _chosen(config: Config, only: tuple[str, ...]) -> list[ServerSettings]:

@@ -77,7 +77,7 @@ def open_job(config: Config, command: str, at: float | None = None, talk: Talk |
     """Opens the state, notes the run, and closes everything at the end, however it ends."""
     talk = talk or Talk()
     locks = Locks(lock_directory(config), command)
-    if not state_path(config).exists() and any(lock_directory(config).glob("*.lock")) and not locks.held():
+    if _is_lost(state_path(config)) and any(lock_directory(config).glob("*.lock")) and not locks.held():
         talk.say(f"{state_path(config)} is gone, a new one begins; what guards and cooldowns remembered is lost")
     with Database(state_path(config)) as database, ssh_fleet(servers(config), config.ssh.parallel) as fleet:
         run = runs.begin(database, command, time.time())
@@ -99,6 +99,10 @@ def open_job(config: Config, command: str, at: float | None = None, talk: Talk |
             raise
         finally:
             runs.finish(database, run, exit_code, time.time(), note)
+
+
+def _is_lost(path: Path) -> bool:
+    return not path.exists() or not path.stat().st_size
 
 
 def lock_directory(config: Config) -> Path:

@@ -44,7 +44,7 @@ def settle_source(job: Job, source: str) -> None:
 
 def _settle(job: Job, task: Task) -> None:
     row = task.copy
-    settings = job.fleet.servers.get(row.destination)
+    settings = next((server for server in job.destinations if server.name == row.destination), None)
     detail = "its run died; what arrived is kept"
     found = None
     if settings is not None:

@@ -29,6 +29,7 @@ def plan_dedup(node: Node, deletes_per_file: Literal["all-but-one", "one"]) -> P
     sieve.refuse("unknown", ~known.IS_KNOWN)
     sieve.refuse("ignored-prefix", known.ignored(node.ignore_prefixes))
     sieve.refuse("unsafe-name", known.unsafe(sieve.frame))
+    sieve.refuse("unsettled", known.found(sieve.frame, known.names_frame(node.unsettled)))
     sieve.refuse(known.not_on_origin(node), ~known.on_origin(node, sieve.frame))
     sieve.frame = _with_keeper(node, sieve.frame, holders)
     sieve.refuse("no-keeper", pl.col("keeper").is_null())

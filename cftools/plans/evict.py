@@ -63,6 +63,7 @@ def _refuse(node: Node, policy: EvictPolicy, sieve: known.Sieve, recent: pl.Data
     sieve.refuse("young", pl.lit(node.now) - pl.col("mtime") < policy.min_residency)
     sieve.refuse("young", known.found(sieve.frame, recent, "server"))
     sieve.refuse("unsafe-name", known.unsafe(sieve.frame))
+    sieve.refuse("unsettled", known.found(sieve.frame, known.names_frame(node.unsettled)))
     sieve.refuse(known.not_on_origin(node), ~known.on_origin(node, sieve.frame))
 
 

@@ -62,7 +62,7 @@ class Node(msgspec.Struct, frozen=True, eq=False):
     ``files`` and ``holdings`` have the columns of `cftools.model.frames`; ``files`` has each name once, ``holdings``
     only rows of complete listings. ``servers`` has the sources in the order in which they are preferred. ``hot`` is
     hits by name. ``now`` is epoch seconds. ``begun``: on which destination a part of an unfinished copy lies, by the
-    last part of the file's name.
+    last part of the file's name. ``unsettled``: files of which a deletion is not settled; they are deleted nowhere.
     """
 
     files: pl.DataFrame
@@ -72,6 +72,7 @@ class Node(msgspec.Struct, frozen=True, eq=False):
     ignore_prefixes: tuple[str, ...]
     now: float
     begun: Mapping[str, str] = {}
+    unsettled: frozenset[str] = frozenset()
 
     @property
     def sources(self) -> list[PlanServer]:

@@ -95,12 +95,12 @@ class KnownHosts:
         same_kind = [line for line in plain if line.key.kind == key.kind]
         return Verdict("changed", (same_kind or plain)[0].number) if plain else Verdict("new")
 
-    def without(self, name: str, kind: str) -> bytes:
-        """The content without a host's keys of one type; all else stays byte for byte. Raises CoveredByPattern."""
+    def without(self, name: str) -> bytes:
+        """The content without a host's keys of any type; all else stays byte for byte. Raises CoveredByPattern."""
         raw = self.text.split(b"\n")
         gone = set()
         for line in self.about(name):
-            if not line.marker and line.key.kind == kind:
+            if not line.marker:
                 others = _others(line, name.lower().encode())
                 if others:
                     raw[line.number - 1] = raw[line.number - 1].replace(line.names, others, 1)

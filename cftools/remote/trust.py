@@ -39,7 +39,7 @@ def learn(path: Path, name: str, key: HostKey, *, replace: bool) -> Learned:
             _sync_folder(path)
             return "added"
         if state == "changed" and replace:
-            rest = known.without(name, key.kind)
+            rest = known.without(name)
             _put(path, rest + _ended(rest) + line, os.fstat(handle))
             return "replaced"
         return state

@@ -120,6 +120,20 @@ def may_be_deleted(database: Database, server: str, name: str) -> bool:
     )
 
 
+def deleted_since(database: Database, since: Mapping[str, float]) -> dict[str, int]:
+    """How many files were deleted on each of these servers since the moment given for it."""
+    return {
+        server: int(
+            database.rows(
+                "SELECT count(*) FROM journal WHERE at > ? AND finished > ? AND verb = 'delete' AND state = 'done'"
+                " AND server = ?",
+                (moment - 86400, moment, server),
+            )[0][0]
+        )
+        for server, moment in since.items()
+    }
+
+
 def arrivals(database: Database, since: float, now: float) -> Mapping[tuple[str, str], float]:
     """When the copies tried since then became visible, or may have, by (server, name); epoch seconds.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cftools.model.rows import Heartbeat, Reason
+from cftools.state import journal
 from cftools.state.database import Database
 
 
@@ -65,8 +66,10 @@ def remember_inventory(database: Database, files: Mapping[str, int], now: float)
 
 
 def inventory(database: Database) -> dict[str, int]:
-    """The number of files of each server's last complete listing."""
-    return dict(database.rows("SELECT server, files FROM inventory_seen"))
+    """The number of files of each server's last complete listing, less what was deleted there since."""
+    seen = {server: (files, at) for server, files, at in database.rows("SELECT server, files, at FROM inventory_seen")}
+    gone = journal.deleted_since(database, {server: at for server, (_, at) in seen.items()})
+    return {server: max(0, files - gone[server]) for server, (files, _) in seen.items()}
 
 
 def remember_history(database: Database, path: str, seen: HistorySeen, now: float) -> None:
@@ -86,7 +89,7 @@ def history(database: Database, path: str) -> HistorySeen | None:
 
 
 def remember_acted(database: Database, path: str, acted: Sequence[HistoryActed], now: float) -> None:
-    """Keeps that copies are deleted on the word of the history at ``path``; call it before the first one is."""
+    """Keeps that copies were deleted on the word of the history at ``path``."""
     with database.transaction():
         database.execute_many(
             "INSERT INTO history_acted (path, reason, generation, size, at) VALUES (?, ?, ?, ?, ?)"

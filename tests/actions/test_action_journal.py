@@ -18,6 +18,7 @@ import pytest
 from local_node import LocalNode, cut, duplicate, raising, states, surplus
 
 from cftools.actions import protocol
+from cftools.config.servers import ServerSettings
 from cftools.model.errors import LockHeld, StateUnusable
 from cftools.model.rows import Outcome
 from cftools.remote.transport import FaultKind, RemoteFault, Reply, Script
@@ -184,10 +185,10 @@ def test_a_server_that_can_not_be_looked_at_leaves_its_rows_for_later(node: Loca
     node.wires["dest1"].before = never
     assert states(node.delete([duplicate("dest1")])) == [("dest1", "a.mpg", "failed")]
     node.expire()
-    assert protocol.settle_dead_runs(node.tools()) == {"a.mpg": "dest1 cannot be asked: gone for good"}
+    assert protocol.settle_dead_runs(node.tools(), {}) == {"a.mpg": "dest1 cannot be asked: gone for good"}
     assert [state for _, _, state, _ in node.journal()] == ["intended"]
     node.wires["dest1"].before = lambda _: None
-    assert protocol.settle_dead_runs(node.tools()) == {}
+    assert protocol.settle_dead_runs(node.tools(), {}) == {}
     assert node.journal()[0][2] == "failed"
 
 
@@ -212,6 +213,56 @@ def test_rows_of_a_server_that_left_the_config_are_settled_as_not_known_after_a_
     assert states(node.delete([duplicate("dest1")])) == [("dest1", "a.mpg", "done")]
     rows = [row[2:] for row in node.journal()]
     assert (rows[0], rows[-1]) == (("failed", "not known: its server left the config"), ("done", ""))
+
+
+def test_rows_of_a_server_that_is_no_destination_any_more_are_treated_like_those_of_one_that_left(
+    node: LocalNode,
+) -> None:
+    node.database.execute(
+        "INSERT INTO journal (run, verb, server, name, size, reason, state, at)"
+        " VALUES (?, 'delete', 'other', 'a.mpg', 1, 'disk', 'intended', ?)",
+        (node.run, time.time()),
+    )
+    node.fleet.servers["other"] = ServerSettings("other", "server", "10.0.0.99")
+    assert "other left the config" in node.delete([duplicate("dest1")])[0].detail
+
+
+def test_a_server_that_cannot_be_asked_what_became_of_its_rows_is_asked_once_in_a_run(node: LocalNode) -> None:
+    losing("silent", after=False)(node)
+    node.delete([duplicate("dest1")])
+    for name in ("b.mpg", "c.mpg", "d.mpg"):
+        node.put(name, "src1", "dest2", "dest3")
+    node.calls.clear()
+    node.wires["dest1"].before = raising(RemoteFault("dest1", "silent", "no answer for 60 s"), "look")
+    batches = [[duplicate("dest2", name)] for name in ("b.mpg", "c.mpg", "d.mpg")]
+    told = [one for batch in protocol.delete(node.tools(), batches) for one in batch]
+    assert [one.state for one in told] == ["done"] * 3
+    assert node.calls.count(("dest1", "look")) == 1
+
+
+def test_the_second_copy_of_a_file_has_the_time_of_two(node: LocalNode) -> None:
+    node.delete([duplicate("dest1"), duplicate("dest2")])
+    (first,), (second,) = node.database.rows("SELECT expires FROM journal ORDER BY id")
+    assert 175 <= second - first <= 185
+
+
+def test_a_disk_that_is_not_mounted_settles_nothing(node: LocalNode) -> None:
+    for server in ("src1", "dest1", "dest2", "dest3"):
+        node.put(".cftools-root", server)
+    losing("broken", after=False)(node)
+    node.delete([duplicate("dest1")], marker=".cftools-root")
+    node.wires["dest1"].before = lambda _: None
+    node.expire()
+    mounted, root = node.folder / "mounted", node.root("dest1")
+    root.rename(mounted)
+    root.mkdir()
+    (one,) = node.delete([duplicate("dest1")], marker=".cftools-root")
+    assert (one.state, ".cftools-root does not stand in" in one.detail) == ("refused", True)
+    assert [row[2] for row in node.journal()] == ["intended", "refused"]
+    root.rmdir()
+    mounted.rename(root)
+    assert node.delete([duplicate("dest1")], marker=".cftools-root")[0].state == "done"
+    assert [row[2] for row in node.journal()] == ["failed", "refused", "done"]
 
 
 # Turns

@@ -204,6 +204,24 @@ def test_a_server_that_hangs_half_way_deletes_nothing_more_when_it_wakes_too_lat
     assert sorted(tree(root)) == names[250:]
 
 
+def test_an_rm_that_is_still_at_it_when_the_question_expires_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    names = [f"{number}" for number in range(9)]
+    for name in names:
+        put(root, name)
+    slow = 'shift 2; for name; do "$real" -f -- "$name"; sleep 1; done'
+    fake_program(monkeypatch, tmp_path / "bin", "rm", slow)
+    expires = int(time.time()) + 1
+    verdicts = unlink(Wire("dest1"), Ground(str(root), "", expires), [surplus("dest1", name) for name in names])
+    assert time.time() < expires + 3
+    done = [name for name, verdict in zip(names, verdicts, strict=True) if verdict == Verdict("done")]
+    assert 1 <= len(done) <= 4
+    assert verdicts[len(done) :] == [Verdict("refused", LATE)] * (9 - len(done))
+    assert sorted(tree(root)) == names[len(done) :]
+
+
 def test_each_file_has_rms_own_words_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         put(tmp_path / "root", name)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_node import raising
 from local_site import LocalSite
 from site_of_sshd import CONTENT, Site, end, kinds, outcomes
 
 from cftools.plans.guards import GUARDS
+from cftools.remote.transport import RemoteFault
 
 
 def journal(site: Site) -> list[tuple[str, str, str, str]]:
@@ -285,15 +287,108 @@ def test_what_may_still_be_deleted_is_not_evicted_a_second_time(tmp_path: Path) 
     """r10.mpg was asked to be deleted by a run that died; its bytes count as free until that is settled."""
     site = full_site(tmp_path, 980)
     assert [row["name"] for row in kinds(site.run("evict"), "delete")] == ["r10.mpg", "r9.mpg"]
-    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state, state:
-        state.execute(
-            "INSERT INTO journal (run, verb, server, name, size, reason, state, at, expires)"
-            " VALUES (1, 'delete', 'dest1', 'r10.mpg', 100, 'disk', 'intended', unixepoch(), unixepoch() + 60)"
-        )
-    assert [row["name"] for row in kinds(site.run("evict"), "delete")] == ["r9.mpg"]
+    open_row(site, "dest1", "r10.mpg")
+    planned = site.run("evict")
+    assert [row["name"] for row in kinds(planned, "delete")] == ["r9.mpg"]
+    assert end(planned)["refused"] == {"taken": 1}
     assert outcomes(site.run("evict", "--apply")) == [("dest1", "r9.mpg", "done")]
     with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state, state:
         state.execute("UPDATE journal SET expires = 0")
-    site.run("evict", "--apply")
-    assert ("dest1", "r10.mpg", "disk", "failed") in journal(site)
-    assert [row["name"] for row in kinds(site.run("evict"), "delete")] == ["r10.mpg"]
+    assert outcomes(site.run("evict", "--apply")) == [("dest1", "r10.mpg", "done")]
+    assert journal(site)[0] == ("dest1", "r10.mpg", "disk", "failed")
+
+
+def open_row(site: LocalSite, server: str, name: str, expires: str = "unixepoch() + 60") -> None:
+    """A deletion that an earlier run left open."""
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state, state:
+        state.execute(
+            "INSERT INTO journal (run, verb, server, name, size, reason, state, at, expires)"
+            f" VALUES (1, 'delete', ?, ?, 100, 'disk', 'intended', unixepoch(), {expires})",
+            (server, name),
+        )
+
+
+def test_a_file_that_may_still_be_deleted_elsewhere_is_planned_nowhere_and_the_next_one_goes(tmp_path: Path) -> None:
+    site = full_site(tmp_path, 980)
+    site.put("r10.mpg", "dest2")
+    site.write_inputs({f"r{number}.mpg": ["dest1", "dest2"] if number == 10 else ["dest1"] for number in range(1, 11)})
+    site.run("dedup")
+    open_row(site, "dest2", "r10.mpg")
+    rows = site.run("evict", "--apply")
+    assert outcomes(rows) == [("dest1", name, "done") for name in ("r9.mpg", "r8.mpg")]
+    assert end(rows)["refused"]["unsettled"] == 1
+    rows = site.run("dedup", "--apply")
+    assert (outcomes(rows), end(rows)["refused"]) == ([], {"unsettled": 1})
+
+
+def test_in_mode_one_a_run_that_deleted_nothing_does_not_use_a_history_up(tmp_path: Path) -> None:
+    site = LocalSite(tmp_path)
+    site.configure(dedup={"deletes_per_file": "one"})
+    duplicates(site, 1)
+    site.run("dedup")
+    plan = site.output
+    site.wires["dest3"].before = raising(RemoteFault("dest3", "unreachable", "no route"), "stat")
+    refused = site.run("dedup", "--apply", "-", stdin=plan, expect=1)
+    assert [state for _, _, state in outcomes(refused)] == ["refused"]
+    site.wires["dest3"].before = lambda _: None
+    assert outcomes(site.run("dedup", "--apply")) == [("dest1", "f000.mpg", "done")]
+    site.put("f000.mpg", "dest1")
+    site.run("dedup", "--apply", expect=73)
+    assert "history_not_newer: history" in site.talk
+    assert "was acted upon before" in site.talk
+
+
+def test_a_history_from_the_future_does_not_make_the_true_ones_look_old(tmp_path: Path) -> None:
+    site = LocalSite(tmp_path)
+    site.configure()
+    names = duplicates(site, 1)
+    site.write_inputs({name: list(site.destinations) for name in names}, age=-3600)
+    assert len(outcomes(site.run("dedup", "--apply"))) == 2
+    for name in names:
+        site.put(name, "dest1")
+    site.write_inputs({name: ["dest1", "dest3"] for name in names}, age=-2)
+    assert outcomes(site.run("dedup", "--apply")) == [("dest1", names[0], "done")]
+
+
+def test_what_cftools_deleted_itself_is_no_shrunken_inventory_even_when_its_run_was_killed(tmp_path: Path) -> None:
+    site = LocalSite(tmp_path)
+    site.configure(guards={"percent_from": 1, "max_delete_percent": 100}, delete={"batch": 1})
+    names = duplicates(site, 6)
+    site.write_inputs({names[0]: list(site.destinations)} | {name: ["dest3"] for name in names[1:]})
+    site.run("dedup", "--apply")
+    for name in names[1:4]:
+        (site.root("dest1") / name).unlink()
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state, state:
+        state.executemany(
+            "INSERT INTO journal (run, verb, server, name, size, reason, state, at, finished)"
+            " VALUES (1, 'delete', 'dest1', ?, 100, 'disk', 'done', unixepoch() + 1, unixepoch() + 1)",
+            [(name,) for name in names[1:4]],
+        )
+    site.write_inputs({name: list(site.destinations) for name in names})
+    assert site.run("dedup", "--apply")
+    with closing(sqlite3.connect(site.folder / "state" / "state.db")) as state, state:
+        state.execute("DELETE FROM journal WHERE finished > unixepoch() - 60")
+        state.execute("UPDATE inventory_seen SET files = 6 WHERE server = 'dest1'")
+    for name in names:
+        site.put(name, "dest2")
+    site.run("dedup", "--apply", expect=73)
+    assert "inventory_shrink: dest1 had 6 files" in site.talk
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_state_that_was_lost_is_told_once(tmp_path: Path, emptied: bool) -> None:
+    site = LocalSite(tmp_path)
+    site.configure()
+    duplicates(site, 1)
+    site.run("dedup", "--apply")
+    assert site.talk == ""
+    database = site.folder / "state" / "state.db"
+    database.unlink()
+    if emptied:
+        database.touch()
+    site.run("dedup", "--apply")
+    assert site.talk == (
+        f"cftools: {database} is gone, a new one begins; what guards and cooldowns remembered is lost\n"
+    )
+    site.run("dedup", "--apply")
+    assert site.talk == ""

@@ -90,7 +90,7 @@ def test_whatever_cftools_does_goes_through_the_gate_whatever_the_names(node: Lo
     assert set(seen) == {text(name) for name in ODD}
     rows = [surplus("dest1", text(name)) for name in ODD]
     assert [one.state for one in node.delete(rows)] == ["done"] * len(ODD)
-    gone = presence.gone(node.wires["dest1"], str(node.root("dest1")), [text(name) for name in ODD])
+    gone = presence.gone(node.wires["dest1"], str(node.root("dest1")), "", [text(name) for name in ODD])
     assert set(gone.gone.values()) == {True}
     assert sweep.sweep(node.wires["dest1"], str(node.root("dest1")), 60) == 0
 
@@ -101,7 +101,7 @@ LEAVING = [
     ("inventory", (b"", b"@/../..")),
     ("inventory", (b"../outside", b"@")),
     ("stat", (b"/etc",)),
-    ("look", (b"@/sub",)),
+    ("look", (b"@/sub", b"")),
     ("digest", (b"@/../outside", b"5")),
     ("digest", (b"@", b"5")),
     ("digest", (b"@/link", b"5")),
@@ -181,7 +181,7 @@ OUTSIDE = [
 def test_names_on_stdin_that_lead_out_of_the_root_are_not_looked_at(node: LocalNode, verb: str, name: bytes) -> None:
     node.put("sub/a.mpg", "dest1")
     name = name.replace(b"@", os.fsencode(node.root("dest1")))
-    words = (os.fsencode(node.root("dest1")),)
+    words = (os.fsencode(node.root("dest1")), *([b""] if verb == "look" else []))
     reply = node.wires["dest1"].call(Script(verb, TEXTS[verb], words), b"./sub/a.mpg\0" + name + b"\0")
     assert reply.status not in (0, REFUSED)
     assert b"outside" not in reply.out

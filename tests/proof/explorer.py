@@ -9,7 +9,7 @@ situations of a layer at once, as so many files of one node: the protocol treats
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -250,7 +250,7 @@ class Explorer:
         return [row for name, (_, plan) in self._before.items() for row in named(plan, name)]
 
     def _expires(self, *, expired: bool) -> int:
-        return int(self.world.now) + (-1 if expired else PATIENCE)
+        return int(self.world.now) + (-PATIENCE if expired else PATIENCE)
 
     def _situations(self, what: str) -> Iterator[tuple[Situation, str, Situation]]:
         """What became of the situation of each file of the world."""
@@ -330,15 +330,14 @@ class Explorer:
                 self.violations.append(Violation(what, Unlinked(server, name, None), before, plan, self._fault))
 
 
-def broken_promise(world: World, unlinked: Unlinked, configured: Collection[str] = ()) -> str:
+def broken_promise(world: World, unlinked: Unlinked) -> str:
     """What this deletion broke, or the empty string."""
     row = unlinked.row
     if row is None:
         return "deleted without a journal row"
     if not world.on_origin(unlinked.name):
         return "deleted what the origin lacks"
-    left = [server for server in world.holders(unlinked.name) if not configured or server in configured]
-    if row.reason == "duplicate" and not left:
+    if row.reason == "duplicate" and not world.holders(unlinked.name):
         return "dedup deleted the last copy"
     if row.keeper in world.destinations and world.destinations.index(row.keeper) <= world.destinations.index(
         row.server
@@ -352,7 +351,7 @@ def converge(explorer: Explorer) -> dict[str, tuple[Situation, list[str]]]:
     nothing is left to do. The holders of each file afterwards, beside the situation it was in."""
     explorer._fill((situation, ()) for situation in explorer.seen)
     world = explorer.world
-    world.now += PATIENCE + 1
+    world.now += 2 * PATIENCE
     for server in world.destinations:
         world.run_hanging(server)
     for _ in range(2):

@@ -27,7 +27,8 @@ from cftools.state.database import Database
 from cftools.state.locks import Locks
 
 SIZE = 100
-PATIENCE = 3 * 60  # seconds a deletion may still happen after it was asked for
+# Seconds a deletion may still happen after it was asked for: the copies of a file go one after the other.
+PATIENCE = 4 * protocol.PATIENCE * 60 + protocol.END_SECONDS
 DAY = 86400.0
 
 

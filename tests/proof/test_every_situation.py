@@ -44,10 +44,9 @@ def test_no_situation_loses_a_last_copy_and_each_comes_to_rest(destinations: int
 
 @pytest.mark.sweep
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("destinations", [3, 4])
-def test_no_situation_loses_a_last_copy_whatever_goes_wrong_at_once(destinations: int) -> None:
-    explorer = explored(destinations, thorough=True)
-    print(f"{destinations}: {len(explorer.seen)} situations, {explorer.runs} runs, {explorer.files} files")
+def test_no_situation_loses_a_last_copy_whatever_goes_wrong_at_once() -> None:
+    explorer = explored(3, thorough=True)
+    print(f"{len(explorer.seen)} situations, {explorer.runs} runs, {explorer.files} files")
     rests(explorer)
 
 

@@ -52,7 +52,7 @@ def test_they_see_miss_and_delete_what_a_shell_does(tmp_path: Path, seed: int) -
             for way in (memory, shell)
         ]
         assert seen[0] == seen[1]
-        assert presence.gone(memory, root, asked).gone == presence.gone(shell, root, asked).gone
+        assert presence.gone(memory, root, "", asked).gone == presence.gone(shell, root, "", asked).gone
         rows = [Delete("dst1", name, SIZE, "disk") for name in asked]
         expires = int(time.time()) + random.choice([60, -5])
         told = deleted(memory, root, expires, rows)

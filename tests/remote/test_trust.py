@@ -198,3 +198,13 @@ def test_scans_at_the_same_time_lose_nothing_and_double_nothing(tmp_path: Path) 
     known = KnownHosts.read(path)
     assert all(known.judge(f"h{number}", ONE).state == "known" for number in range(60))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_replaced_key_takes_the_place_of_those_of_other_types_too(tmp_path: Path) -> None:
+    """An old key that stayed known would let in whoever stole it."""
+    path = tmp_path / "known_hosts"
+    rsa = HostKey("ssh-rsa", ONE.blob)
+    learn(path, "g", ONE, replace=False)
+    learn(path, "h", ONE, replace=False)
+    assert learn(path, "h", rsa, replace=True) == "replaced"
+    assert path.read_text() == line("g", ONE) + line("h", rsa)

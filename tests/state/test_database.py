@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -223,3 +224,24 @@ def test_a_closed_database_is_unusable_not_a_bug(path: Path) -> None:
     database.close()
     with pytest.raises(StateUnusable, match="closed database"):
         database.rows("SELECT 1")
+
+
+def test_a_state_of_schema_1_keeps_its_rows_and_gives_open_deletions_a_day(path: Path) -> None:
+    first = files("cftools.state").joinpath("migrations", "0001_first.sql").read_text()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(first)
+        old.execute("INSERT INTO run (command, host, pid, started) VALUES ('dedup', 'h', 1, 0)")
+        old.executemany(
+            "INSERT INTO journal (run, verb, server, name, size, reason, state, at)"
+            " VALUES (1, ?, 'd', ?, 5, 'x', ?, 1000.5)",
+            [("delete", "open", "intended"), ("delete", "gone", "done"), ("copy", "coming", "intended")],
+        )
+        old.execute("PRAGMA user_version = 1")
+        old.commit()
+    with Database(path) as database:
+        assert database.rows("SELECT verb, name, state, expires FROM journal ORDER BY id") == [
+            ("delete", "open", "intended", 1000 + 86400),
+            ("delete", "gone", "done", 0),
+            ("copy", "coming", "intended", 0),
+        ]

@@ -158,6 +158,14 @@ def test_servers_that_show_no_key_are_told_within_the_time_for_connecting(site: 
     assert (errors["dest1"], errors["dest2"]) == ("no SSH answer in 1 s", "Connection refused")
 
 
+def test_when_no_server_answers_the_exit_code_tells(site: Site) -> None:
+    for server in site.names:
+        site.servers.stop(server)
+    rows = scan(site, expect=69)
+    assert {row["state"] for row in rows if row["kind"] == "host_key"} == {"unreachable"}
+    assert site.talk.endswith("cftools: no server answered\n")
+
+
 def test_a_server_is_asked_for_the_type_of_key_that_is_known(make_site: MakeSite) -> None:
     site: Site = make_site(destinations=1)
     rsa = site.folder / "rsa"

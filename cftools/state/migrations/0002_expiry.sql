@@ -1,5 +1,7 @@
 -- Of a deletion: the last second, on the server's own clock, in which it may happen.
 ALTER TABLE journal ADD COLUMN expires INTEGER NOT NULL DEFAULT 0;
+-- Those of before were asked without one: they are given a day.
+UPDATE journal SET expires = CAST(at AS INTEGER) + 86400 WHERE verb = 'delete' AND state = 'intended';
 
 -- The last history on whose word copies of a kind (duplicate, disk) were deleted.
 CREATE TABLE history_acted (
