@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import pwd
+import selectors
 import signal
 import threading
 from collections.abc import Coroutine
@@ -43,7 +44,8 @@ class InProcessServers:
         self._keys = keys
         self._register = Register()
         self._running: dict[str, _Server] = {}
-        self._loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
         self._loop.set_exception_handler(lambda _loop, _context: None)
         self._thread = threading.Thread(target=self._loop.run_forever, name="cftools-lab", daemon=True)
 
@@ -57,11 +59,17 @@ class InProcessServers:
     ) -> None:
         for address in tuple(self._running):
             self.stop(address)
-        self._do(asyncio.sleep(REAP_SECONDS))  # connections that were given up close their sockets a moment later
+        self._do(self._sockets_closed())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LONGEST_STOP)
         if not self._thread.is_alive():
             self._loop.close()
+
+    async def _sockets_closed(self) -> None:
+        """Connections that were given up close their sockets a moment later; one socket is the loop's own."""
+        given_up = self._loop.time() + LONGEST_STOP
+        while len(self._selector.get_map()) > 1 and self._loop.time() < given_up:
+            await asyncio.sleep(REAP_SECONDS)
 
     @property
     def servers(self) -> tuple[LabServer, ...]:

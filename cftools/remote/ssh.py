@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import paramiko
@@ -276,7 +276,8 @@ class SshSession:
         view = memoryview(data)
         while view:
             try:
-                sent = self._channel.send(view[: 1 << 18].tobytes())
+                with self._in_time():
+                    sent = self._channel.send(view[: 1 << 18].tobytes())
             except TimeoutError:
                 self._wait_on()
                 continue
@@ -289,7 +290,8 @@ class SshSession:
     def close_input(self) -> None:
         """See `Session.close_input`."""
         try:
-            self._channel.shutdown_write()
+            with self._in_time():
+                self._channel.shutdown_write()
         except LOST as fault:
             raise RemoteFault(self.server, "broken", text_of(fault)) from fault
 
@@ -311,10 +313,35 @@ class SshSession:
     def close(self) -> None:
         """See `Session.close`."""
         try:
-            with suppress(*LOST):
+            with suppress(RemoteFault, *LOST), self._in_time():
                 self._channel.close()
         finally:
             self._place.give_back()
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """paramiko waits without end for room in a socket whose other side vanished; closing the connection ends that.
+
+        Raises RemoteFault when it had to.
+        """
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self.client.close()
+
+        alarm = threading.Timer(self._patience.silence, end)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            yield
+        except LOST as fault:
+            if late.is_set():
+                detail = f"nothing more could be sent for {self._patience.silence:g} s"
+                raise RemoteFault(self.server, "silent", detail) from fault
+            raise
+        finally:
+            alarm.cancel()
 
     def _wait_on(self) -> None:
         """Called while neither stdin nor stdout moves: what comes on stderr is a sign of life, too."""

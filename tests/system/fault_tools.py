@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from site_of_sshd import Row, Site
 
+from cftools.actions.protocol import END_SECONDS
 from cftools.lab.sshd import Shape
 from cftools.state.locks import Locks
 
@@ -124,7 +125,7 @@ def journal(site: Site, verb: str = "delete") -> list[tuple[Any, ...]]:
 def wait_for_expiry(site: Site) -> None:
     """Waits until no deletion that is not settled can happen any more."""
     found = state(site, "SELECT max(expires) FROM journal WHERE state = 'intended'")
-    wait_for(lambda: time.time() >= (found[0][0] or 0) + 1)
+    wait_for(lambda: time.time() >= (found[0][0] or 0) + END_SECONDS + 1)
 
 
 def parts(site: Site) -> list[str]:

@@ -25,6 +25,7 @@ from unittest import mock
 
 from site_of_sshd import CONTENT, Site
 
+from cftools.actions.protocol import END_SECONDS
 from cftools.cli import app
 from cftools.state.locks import Locks
 
@@ -197,7 +198,7 @@ class KillNine:
     def wait_for_expiry(self) -> None:
         """Waits until no deletion under way may happen any more."""
         ((expires,),) = self._rows("SELECT max(expires) FROM journal WHERE state = 'intended'")
-        while time.time() < expires + 1:
+        while time.time() < expires + END_SECONDS + 1:
             time.sleep(0.05)
 
     def states(self, name: str) -> list[str]:

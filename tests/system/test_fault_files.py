@@ -170,7 +170,7 @@ REPLACEMENTS = {
     "link": ("not a regular file but a symbolic link", "not a regular file"),
     "size": ("its size is 101, 100 was expected", "its size is 101, 100 was expected"),
     "fifo": ("not a regular file but a fifo", "not a regular file"),
-    "way": ("a link stands on the way, or it was put there while it was looked at", "the file was not seen there"),
+    "way": ("its folder cannot be looked into, or a link stands on the way", "the file was not seen there"),
     "gone": ("not there any more", "the file was not seen there"),
 }
 
