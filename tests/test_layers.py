@@ -123,3 +123,9 @@ def test_what_is_allowed_is_no_violation(tmp_path: Path) -> None:
     allowed += "if TYPE_CHECKING:\n    from cftools.cli import app\n"
     (tmp_path / "jobs" / "fine.py").write_text(allowed + "\n" * (LONGEST_FILE - allowed.count("\n")))
     assert faults(tmp_path) == []
+
+
+def test_no_thread_converts_rows() -> None:
+    """The first msgspec.convert to a type in several threads at once crashes the process; see state/tasks.py."""
+    users = [path for path in sorted(PACKAGE.rglob("*.py")) if "msgspec.convert(" in path.read_text()]
+    assert users == []

@@ -95,13 +95,13 @@ def unlink(transport: Transport, ground: Ground, rows: Sequence[Delete]) -> list
     try:
         return _ask(transport, ground, rows)
     except _Linked as linked:
-        under = [bool(linked.folders.intersection(_folders(row.name))) for row in rows]
+        under = [bool(linked.folders.intersection(names.folders(row.name))) for row in rows]
     rest = iter(_ask(transport, ground, [row for row, link in zip(rows, under, strict=True) if not link]))
     return [Verdict("refused", "a link stands on the way") if link else next(rest) for link in under]
 
 
 def _ask(transport: Transport, ground: Ground, rows: Sequence[Delete]) -> list[Verdict]:
-    folders = sorted({folder for row in rows for folder in _folders(row.name)})
+    folders = sorted({folder for row in rows for folder in names.folders(row.name)})
     question = b"%b|%b|." % (
         _encode(b"".join(b"./%b\0" % names.bytes_from_text(folder) for folder in folders)),
         _encode(b"".join(_record(row) + b"\0" for row in rows)),
@@ -174,11 +174,6 @@ def _difference(kind: bytes, size: bytes, expected: int) -> str:
 def _record(row: Delete) -> bytes:
     kind = b"regular file" if row.size else b"regular empty file"
     return b"%b/%d/./%b" % (kind, row.size, names.bytes_from_text(row.name))
-
-
-def _folders(name: str) -> list[str]:
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
 def _encode(data: bytes) -> bytes:

@@ -28,7 +28,7 @@ from cftools.config.servers import ServerSettings
 from cftools.model import names
 from cftools.model.errors import InputUnusable
 from cftools.model.frames import holdings_schema
-from cftools.model.rows import Holding, Server
+from cftools.model.rows import Holding, Role, Server, ServerState
 from cftools.pipe import Stream
 from cftools.remote.pool import Fleet
 from cftools.remote.transport import RemoteFault, Reply, Script, Transport
@@ -100,7 +100,9 @@ def look(transport: Transport, settings: ServerSettings, marker: str, all_names:
     try:
         reply = transport.call(script(settings, marker), repeatable=True)
     except RemoteFault as fault:
-        state = "unreachable" if fault.kind == "unreachable" else "refused" if fault.kind == "refused" else "incomplete"
+        state: ServerState = (
+            "unreachable" if fault.kind == "unreachable" else "refused" if fault.kind == "refused" else "incomplete"
+        )
         return Listing(_server(settings, state=state, error=fault.detail), empty)
     try:
         return parse(reply, settings, all_names)
@@ -203,9 +205,10 @@ def used_percent(used: int, available: int) -> int:
     return -(-100 * used // (used + available)) if used + available else 0
 
 
-def _server(settings: ServerSettings, *, state: str, error: str = "") -> Server:
-    row = {"server": settings.name, "role": settings.role, "address": settings.address, "state": state, "error": error}
-    return msgspec.convert(row | {"kind": "server"}, Server)
+def _server(settings: ServerSettings, *, state: ServerState, error: str = "") -> Server:
+    # Not by msgspec.convert: listings come from threads, and its first use in several at once crashes the process.
+    role: Role = "source" if settings.role == "source" else "destination"
+    return Server(settings.name, role, settings.address, state, error=error)
 
 
 class Inventory(NamedTuple):

@@ -81,7 +81,7 @@ def see(transport: Transport, root: str, file_names: Sequence[str]) -> Mapping[s
 def look(transport: Transport, root: str, file_names: Sequence[str]) -> Look:
     """`see`, and the server's clock. A file below a link is not seen: it stands somewhere else, whatever its name."""
     wanted = set(file_names)
-    folders = {folder for name in wanted for folder in _folders(name)}
+    folders = {folder for name in wanted for folder in names.folders(name)}
     question = _stdin([*file_names, *sorted(folders - wanted)])
     reply = transport.call(Script("stat", STAT, (root.encode(),)), question, repeatable=True)
     *records, closing, rest = (b"\0" + reply.out).split(b"\0")  # a cut-off name may look like anything, but has no NUL
@@ -93,12 +93,7 @@ def look(transport: Transport, root: str, file_names: Sequence[str]) -> Look:
     except ValueError as fault:  # a login shell's start-up files may print what they like
         raise RemoteFault(transport.server, "broken", f"stat below {root}: the answer cannot be understood") from fault
     real = {name for name, kind, _ in seen if kind == FOLDER}
-    return Look({name: one for name, _, one in seen if name in wanted and real.issuperset(_folders(name))}, clock)
-
-
-def _folders(name: str) -> list[str]:
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return Look({name: one for name, _, one in seen if name in wanted and real.issuperset(names.folders(name))}, clock)
 
 
 def _seen(record: bytes) -> tuple[str, int, Seen]:

@@ -91,6 +91,12 @@ def display(text: str) -> str:
     return "".join(c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in c.encode()) for c in shown)
 
 
+def folders(name: str) -> list[str]:
+    """The folders on the way to a relative name, the uppermost first: ``a/b/c`` lies in ``a`` and ``a/b``."""
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
 def unsafe(name: str) -> str:
     """Why ``name`` cannot stand for a file below a root, or the empty string when it can.
 

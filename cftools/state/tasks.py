@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -51,15 +51,10 @@ _COLUMNS = (
 )
 
 
-def _task(row: Sequence[object]) -> Task:
+def _task(row: Sequence[Any]) -> Task:
+    # Not by msgspec.convert: couriers are threads, and its first use in several of them at once crashes the process.
     number, run, *copy, state, journal_row = row
-    return msgspec.convert(
-        {"id": number, "run": run, "copy": _copy(copy), "state": state, "journal": journal_row}, Task
-    )
-
-
-def _copy(values: Sequence[object]) -> Copy:
-    return msgspec.convert(dict(zip(_FIELDS, values, strict=True)) | {"kind": "copy"}, Copy)
+    return Task(number, run, Copy(*copy), state, journal_row)
 
 
 def _values(copy: Copy) -> tuple[object, ...]:
