@@ -15,7 +15,8 @@ debian() {
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
         missing "these Debian packages are missing: $*; install them, or run this as root"
     fi
-    export DEBIAN_FRONTEND=noninteractive
+    # RUNLEVEL: the services of what is installed are not started; the tests start their own.
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"; } >/dev/null ||
         missing "apt-get could not install: $*"
 }
@@ -46,6 +47,8 @@ if [ "$extra" = test ]; then
     command -v rsync >/dev/null || needed="$needed rsync"
     command -v ssh >/dev/null || needed="$needed openssh-client"
     command -v ip >/dev/null || [ -x /sbin/ip ] || needed="$needed iproute2"
+    command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || needed="$needed postgresql"
+    [ -x /usr/sbin/rabbitmq-server ] || needed="$needed rabbitmq-server"
     # shellcheck disable=SC2086 # a list of words
     [ -z "$needed" ] || debian $needed
 fi

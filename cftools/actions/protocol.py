@@ -20,37 +20,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from cftools.actions.settling import Open, Tools, absence, is_destination, settle_dead_runs
 from cftools.actions.unlink import Ground, Verdict, unlink
 from cftools.facts import presence
 from cftools.model import names
 from cftools.model.rows import Delete, Outcome
-from cftools.remote.pool import Fleet
 from cftools.remote.transport import RemoteFault, Transport
 from cftools.state import journal
-from cftools.state.database import Database
-from cftools.state.locks import DELETION, Locks
+from cftools.state.locks import DELETION
 
-FORGOTTEN_SECONDS = 86400.0  # so long a server that left the config may come back and still delete what it was told
-END_SECONDS = 2  # an rm is killed a second after its question expired; then it is over
 PATIENCE = 3  # response time limits that a server has for the deletions of a batch; then they expire
-
-
-class Tools(NamedTuple):
-    """What a deletion needs. ``marker``: the mount marker, or empty. ``stop`` tells that the job should end.
-    ``ignore_prefixes``: names that are never deleted, whatever a plan says. ``elapsed``: a clock that is never set."""
-
-    fleet: Fleet
-    database: Database
-    locks: Locks
-    run: int
-    marker: str
-    clock: Callable[[], float]
-    stop: Callable[[], bool] = lambda: False
-    ignore_prefixes: tuple[str, ...] = ()
-    elapsed: Callable[[], float] = time.monotonic
 
 
 def delete(tools: Tools, batches: Iterable[Sequence[Delete]]) -> Iterable[list[Outcome]]:
@@ -68,50 +50,6 @@ def delete(tools: Tools, batches: Iterable[Sequence[Delete]]) -> Iterable[list[O
         with tools.locks.wait(DELETION, tools.stop):
             outcomes = _delete_batch(tools, batch, settle_dead_runs(tools, silent))
         yield outcomes  # outside the lock: a reader that stops reading must not hold everybody up
-
-
-Open = Mapping[str, str]  # names with a deletion that is not settled, and why not
-
-
-def settle_dead_runs(tools: Tools, silent: dict[str, str]) -> Open:
-    """Settles the deletions that were left `intended`, by looking; call it holding the deletion lock.
-
-    A file that is not there any more was deleted. One that is there was not, once the deletion has expired; until then
-    the server may still be at it. ``silent``: servers that could not be asked before in this run, and why; they are not
-    asked again, and those that cannot be asked now are added. Returns the names with rows that stay, and why.
-    """
-    by_server = defaultdict(list)
-    settled = []
-    stay: dict[str, str] = {}
-    for row in journal.unsettled_deletes(tools.database):
-        if _is_destination(tools, row.server):
-            by_server[row.server].append(row)
-        elif tools.clock() - row.at > FORGOTTEN_SECONDS:
-            settled.append(journal.Settlement(row.id, "failed", "not known: its server left the config"))
-        else:
-            stay[row.name] = f"{row.server} left the config; after a day that is taken for its end"
-
-    def look(transport: Transport) -> presence.Absence:
-        return _absence(tools, transport, [row.name for row in by_server[transport.server]])
-
-    for server in silent.keys() & by_server.keys():
-        stay |= dict.fromkeys((row.name for row in by_server.pop(server)), silent[server])
-    for server, answer in tools.fleet.each(by_server, look).items():
-        if isinstance(answer, RemoteFault):
-            silent[server] = f"{server} cannot be asked: {answer.detail}"
-            stay |= dict.fromkeys((row.name for row in by_server[server]), silent[server])
-            continue
-        for row in by_server[server]:
-            if answer.gone[row.name] is True:
-                settled.append(journal.Settlement(row.id, "done", "its run died; the file is gone"))
-            elif answer.gone[row.name] is None:
-                stay[row.name] = f"{server} cannot look into its folder"
-            elif answer.clock <= row.expires + END_SECONDS:
-                stay[row.name] = f"{server} may be at it for {row.expires + END_SECONDS - answer.clock + 1} s"
-            else:
-                settled.append(journal.Settlement(row.id, "failed", "its run died before the file was deleted"))
-    journal.settle(tools.database, settled, tools.clock())
-    return stay
 
 
 def _delete_batch(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> list[Outcome]:
@@ -156,7 +94,7 @@ def _faults(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> dict[int,
     times = Counter((row.server, row.name) for row in batch)
     for place, row in enumerate(batch):
         fault = names.unsafe(row.name)
-        if not _is_destination(tools, row.server):
+        if not is_destination(tools, row.server):
             fault = "not a configured destination"
         elif row.name.startswith(tools.ignore_prefixes):
             fault = "the config's ignore.prefixes say that it is never deleted"
@@ -171,10 +109,6 @@ def _faults(tools: Tools, batch: Sequence[Delete], unsettled: Open) -> dict[int,
         if fault:
             faults[place] = fault
     return faults
-
-
-def _is_destination(tools: Tools, name: str) -> bool:
-    return name in tools.fleet.servers and tools.fleet.servers[name].role == "destination"
 
 
 class _View(NamedTuple):
@@ -193,7 +127,7 @@ def _destination_views(tools: Tools, batch: Sequence[Delete], places: Sequence[i
     for place in places:
         row = batch[place]
         wanted[row.server].add(row.name)
-        if _is_destination(tools, row.keeper):
+        if is_destination(tools, row.keeper):
             wanted[row.keeper].add(row.name)
 
     def look(transport: Transport) -> _View:
@@ -283,7 +217,7 @@ def _missing(tools: Tools, batch: Sequence[Delete], places: Sequence[int]) -> di
         by_server[batch[place].server].append(place)
 
     def look(transport: Transport) -> presence.Absence:
-        return _absence(tools, transport, [batch[place].name for place in by_server[transport.server]])
+        return absence(tools, transport, [batch[place].name for place in by_server[transport.server]])
 
     verdicts: dict[int, Verdict] = {}
     for server, answer in tools.fleet.each(by_server, look).items():
@@ -364,14 +298,8 @@ def _unlink_on(tools: Tools, transport: Transport, intents: Sequence[journal.Int
     # What the server did is unknown: look. A script that still runs there may unlink a moment later, so only what is
     # gone is settled; what stands is left to the next run.
     try:
-        gone = _absence(tools, transport, [row.name for row in rows]).gone
+        gone = absence(tools, transport, [row.name for row in rows]).gone
     except RemoteFault:
         return [UNSETTLED] * len(rows)
     detail = f"gone, though the answer was lost: {how}"
     return [Verdict("done", detail) if gone[row.name] is True else UNSETTLED for row in rows]
-
-
-def _absence(tools: Tools, transport: Transport, file_names: Sequence[str]) -> presence.Absence:
-    safe = [name for name in file_names if not names.unsafe(name)]
-    found = presence.gone(transport, tools.fleet.servers[transport.server].roots[0], tools.marker, safe)
-    return presence.Absence(dict.fromkeys(file_names) | dict(found.gone), found.clock)

@@ -1,6 +1,6 @@
 """The remote half of deleting: check each file and unlink it, in one call a server and batch.
 
-The question goes over stdin as ``<folders>|<records>|.``, encoded so that a shell variable can hold it (see `_encode`).
+The question goes over stdin as ``<folders>|<records>|.``, encoded so that a shell variable can hold it (see `encode`).
 Only when the closing ``.`` has arrived does the server act: a question that was cut off could end in a shortened name,
 which may be another file. A record says what stat must print for the file, ``<type>/<size>/./<name>``; the folders are
 those on the way to the names, and must be real folders: a link there would lead out of the root.
@@ -103,8 +103,8 @@ def unlink(transport: Transport, ground: Ground, rows: Sequence[Delete]) -> list
 def _ask(transport: Transport, ground: Ground, rows: Sequence[Delete]) -> list[Verdict]:
     folders = sorted({folder for row in rows for folder in names.folders(row.name)})
     question = b"%b|%b|." % (
-        _encode(b"".join(b"./%b\0" % names.bytes_from_text(folder) for folder in folders)),
-        _encode(b"".join(_record(row) + b"\0" for row in rows)),
+        encode(b"".join(b"./%b\0" % names.bytes_from_text(folder) for folder in folders)),
+        encode(b"".join(_record(row) + b"\0" for row in rows)),
     )
     root, marker = ground.root, ground.marker
     words = (root.encode(), marker.encode(), str(ground.expires).encode())
@@ -176,6 +176,6 @@ def _record(row: Delete) -> bytes:
     return b"%b/%d/./%b" % (kind, row.size, names.bytes_from_text(row.name))
 
 
-def _encode(data: bytes) -> bytes:
+def encode(data: bytes) -> bytes:
     """Bytes for a shell variable that ``printf %b`` turns back: no NUL, no bar, backslashes doubled."""
     return data.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000").replace(b"|", b"\\0174")

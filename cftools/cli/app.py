@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cftools import __version__
-from cftools.cli import facts, gate, hosts, node, work
+from cftools.cli import bulk_requests, bulk_work, facts, gate, hosts, node, work
 from cftools.cli.settings import FORMATS, Settings
 
 app = typer.Typer(
@@ -58,6 +58,12 @@ work.add_to(app)
 node.add_to(app)
 hosts.add_to(app)
 gate.add_to(app)
+bulk_delete = typer.Typer(
+    no_args_is_help=True, help="Delete the files that applications ask for: durable, each failure on its own."
+)
+bulk_requests.add_to(bulk_delete)
+bulk_work.add_to(bulk_delete)
+app.add_typer(bulk_delete, name="bulk-delete")
 
 
 def run(arguments: list[str]) -> int:

@@ -60,12 +60,13 @@ def locks(context: typer.Context) -> None:
 
     Example: cftools locks
     """
-    from cftools.jobs.job import lock_directory
     from cftools.report.tables import plain_table
-    from cftools.state.locks import Holder, Locks
+    from cftools.state.locks import Holder
+    from cftools.state.open import open_locks
 
     settings = settings_of(context)
-    held = Locks(lock_directory(settings.config()), "locks").held()
+    with open_locks(settings.config(), "locks") as opened:
+        held = opened.held()
     shape = settings.format or ("table" if sys.stdout.isatty() else "ndjson")
     if shape == "ndjson":
         for one in held:

@@ -13,9 +13,24 @@ import msgspec
 from cftools import pipe
 from cftools.cli.settings import Settings
 from cftools.model import names
-from cftools.model.rows import Begin, Delete, End, Heartbeat, HostKey, Outcome, Row, Server
+from cftools.model.rows import (
+    Begin,
+    Delete,
+    End,
+    Heartbeat,
+    HostKey,
+    Outcome,
+    Partition,
+    RefusedRequest,
+    Request,
+    RequestStatus,
+    Row,
+    Server,
+)
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from cftools.facts.files import Files
 
 FLUSH_ROWS = 500
@@ -66,8 +81,12 @@ def _complaint(row: Row) -> str:
         return f"{row.server}: {row.state}: {row.error}"
     if isinstance(row, Heartbeat) and not row.ok:
         return f"{row.server}: no heartbeat: {row.error}"
+    if isinstance(row, Partition) and row.detail:
+        return f"{row.server}: {f'{row.request}: ' if row.request else ''}{row.detail}"
     if isinstance(row, HostKey) and row.state not in ("known", "added", "replaced"):
         return f"{row.server}: host key {row.state}: {row.error}"
+    if isinstance(row, RefusedRequest):
+        return f"{row.origin}: request {names.display(row.request) or '?'}: refused: {row.reason}"
     return ""
 
 
@@ -77,8 +96,8 @@ def _write_ndjson(rows: Iterable[Row]) -> None:
     try:
         for row in rows:
             waiting.append(row)
-            # Outcomes are written as they happen; other rows come by the thousand and go out in blocks.
-            if len(waiting) >= FLUSH_ROWS or isinstance(row, Outcome | Begin | End):
+            # What was done is told as it happens; other rows come by the thousand and go out in blocks.
+            if len(waiting) >= FLUSH_ROWS or isinstance(row, Outcome | Partition | Request | Begin | End):
                 block = pipe.encode_all(waiting)
                 waiting.clear()
                 out.write(block)
@@ -128,23 +147,57 @@ def _progress(settings: Settings) -> Iterator[Advance]:
     if settings.quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with _bars() as bars:
         deletes = bars.add_task("deleting", total=0, visible=False)
         copies = bars.add_task("copying", total=None, visible=False)
+        requested = bars.add_task("deleting what was requested", total=None, visible=False)
         planned = 0
 
         def advance(row: Row) -> None:
             nonlocal planned
             if isinstance(row, Delete):
                 planned += 1
+                return
+            if isinstance(row, Partition):
+                bars.update(requested, advance=row.resources - row.waiting, visible=True)
             elif isinstance(row, Outcome):
                 if row.verb == "delete":
                     bars.update(deletes, advance=1, total=planned, visible=True)
                 else:
                     bars.update(copies, advance=1, visible=True)
+            else:
+                return
+            bars.start()
 
         yield advance
+
+
+@contextmanager
+def watched_request(settings: Settings) -> Iterator[Callable[[RequestStatus], None]]:
+    """Shows how far a request is, on a terminal only."""
+    if settings.quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with _bars() as bars:
+        files = bars.add_task("deleting what was requested", total=None)
+
+        def seen(status: RequestStatus) -> None:
+            over = status.done + status.already + status.dead
+            bars.update(files, completed=over, total=over + status.waiting + status.retrying)
+            bars.start()
+
+        yield seen
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """Bars that are not there before they are started: two sets of them at once would write over each other."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars = Progress(*columns, console=Console(stderr=True), transient=True)
+    try:
+        yield bars
+    finally:
+        bars.stop()

@@ -74,7 +74,7 @@ def opened_job(context: typer.Context, command: str, at: float | None = None) ->
     settings = settings_of(context)
     # Before the config is read, which may hang; and after the imports above, for Polars takes SIGINT over.
     stop = stop_flag()
-    with open_job(settings.config(), command, at, Talk(settings.say, settings.detail, stop)) as job:
+    with open_job(settings.config(), command, at, Talk(settings.say, settings.detail, stop, settings.complain)) as job:
         yield job
 
 

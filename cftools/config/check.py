@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cftools.config.schema import Config, DestinationEntry, ServerEntry, SourceEntry
+from cftools.config.schema import BulkDeleteTarget, Config, DestinationEntry, ServerEntry, SourceEntry
 from cftools.config.units import quoted, show_duration
 
 Entry = SourceEntry | DestinationEntry | ServerEntry
 Machine = tuple[str, int]
+STORAGE_SCHEMES = ("s3", "gs", "az")
 
 
 class Finding(NamedTuple):
@@ -107,12 +108,18 @@ def _limits(config: Config) -> Iterator[Finding]:
         keys = ("distribute.cooldown_limit", "distribute.cooldown")
         limit, first = show_duration(distribute.cooldown_limit), show_duration(distribute.cooldown)
         yield Finding(keys, f"{limit} is shorter than cooldown ({first})")
+    bulk = config.bulk_delete
+    if bulk.retry_delay_limit < bulk.retry_delay:
+        keys = ("bulk_delete.retry_delay_limit", "bulk_delete.retry_delay")
+        limit, first = show_duration(bulk.retry_delay_limit), show_duration(bulk.retry_delay)
+        yield Finding(keys, f"{limit} is shorter than retry_delay ({first})")
 
 
 def _targets(config: Config, entries: list[tuple[str, Entry]]) -> Iterator[Finding]:
     """Servers of targets. Without any ``servers`` an undeclared name is a host name; with them it is a slip."""
     known = {entry.name for _, entry in entries}
     for name, target in config.bulk_delete.targets.items():
+        yield from _place(f"bulk_delete.targets.{name}", target)
         seen: set[str] = set()
         for index, server in enumerate(target.servers):
             key = f"bulk_delete.targets.{name}.servers[{index}]"
@@ -122,3 +129,18 @@ def _targets(config: Config, entries: list[tuple[str, Entry]]) -> Iterator[Findi
             elif server in seen:
                 yield Finding((key,), f"{quoted(server)} is listed twice")
             seen.add(server)
+
+
+def _place(key: str, target: BulkDeleteTarget) -> Iterator[Finding]:
+    """A target lies either below a folder of servers, or in object storage."""
+    if target.url:
+        scheme, separator, rest = target.url.partition("://")
+        if target.servers or target.root:
+            yield Finding((f"{key}.url", f"{key}.servers", f"{key}.root"), "give either url, or servers and root")
+        elif not separator or scheme not in STORAGE_SCHEMES or not rest.split("/")[0]:
+            what = f"{quoted(target.url)}: write it as s3://bucket/prefix ({', '.join(STORAGE_SCHEMES)})"
+            yield Finding((f"{key}.url",), what)
+        elif target.trash is not None:
+            yield Finding((f"{key}.trash",), "object storage has no trash folder; use the versions of the bucket")
+    elif not target.servers or not target.root:
+        yield Finding((key,), "give servers and root, or url for object storage")

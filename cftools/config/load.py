@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cftools.config import tree, values
+from cftools.config import tree, urls, values
 from cftools.config.reader import Fault, Reader
 from cftools.config.schema import Config
 from cftools.model.errors import ConfigFaults
@@ -52,9 +52,12 @@ def load(path: Path) -> Config:
     return config
 
 
-def state_path(config: Config) -> Path:
-    """The SQLite file of the node's state: that of ``state.url``, else ``state.db`` in ``state.directory``."""
-    return values.sqlite_path(config.state.url) if config.state.url else Path(config.state.directory) / "state.db"
+def state_path(config: Config) -> Path | None:
+    """The SQLite file of the node's state: that of ``state.url``, else ``state.db`` in ``state.directory``. None when
+    the state is in PostgreSQL."""
+    if not config.state.url:
+        return Path(config.state.directory) / "state.db"
+    return None if urls.is_postgresql(config.state.url) else values.sqlite_path(config.state.url)
 
 
 def _line(shown: str, fault: Fault) -> str:

@@ -27,8 +27,16 @@ Paths are relative to this file's folder, ~ is your home directory; paths on ser
 Durations carry ms, s, m, h, d or w (1h30m), sizes B, kB, MB, GB, TB, PB or KiB to PiB, rates kbit, Mbit or Gbit.
 """
 _NOTES = {
-    "state": "One folder a node; on a local disk, because its locks are file locks.",
+    "state": "One folder a node; on a local disk, because its locks are file locks. Several managers share a database.",
     "destinations": "Of several copies the one on the highest address stays, by number: 10.0.0.10 is above 10.0.0.9.",
+}
+
+_ENTRIES = {
+    "targets": (
+        "images: {servers: [img1, img2], root: /images, trash: 7d}",
+        "photos: {url: s3://albums/photos, endpoint: https://s3.example.com}",
+    ),
+    "outboxes": ("shop: {dsn: SHOP_DATABASE}",),
 }
 
 _LIVE = ("event_log_dir",)  # optional, but hot_files is of no use without it
@@ -43,7 +51,7 @@ _PATTERNS = {
     "address": r"[0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*",
     "filename": r"[^/]+",
     "daily": r"[^/]*%[^/]*",
-    "database": "sqlite:.+",
+    "database": "sqlite:.+|postgres(ql)?://.+",
 }
 _REMARKS = {
     "path": "a path here, relative to the config file's folder",
@@ -100,9 +108,12 @@ def _keys(section: type[Section]) -> Iterator[str]:
         if field.shape.kind == "mapping" and field.shape.item is not None and field.shape.item.section is not None:
             inner = field.shape.item.section
             yield _line(f"# {field.name}:", meaning(field), "  ")
-            yield f"  #   images: {_inline(inner, 0)}"
-            for each in fields(inner).values():
-                yield f"  #     # {each.name}: {meaning(each)}"
+            yield from (f"  #   {entry}" for entry in _ENTRIES[field.name])
+            yield from _inner_comments(inner)
+            continue
+        if field.shape.section is not None:
+            yield _line(f"# {field.name}: {{}}", meaning(field), "  ")
+            yield from _inner_comments(field.shape.section)
             continue
         told = all(choice in meaning(field) for choice in field.shape.choices)
         text = meaning(field) if told else f"{meaning(field)} ({' or '.join(field.shape.choices)})"
@@ -113,6 +124,13 @@ def _keys(section: type[Section]) -> Iterator[str]:
         else:
             instead = f", as {field.key.example}" if field.key.example else ""
             yield _line(f"{field.name}: {_shown(field)}", text + instead, "  ")
+
+
+def _inner_comments(section: type[Section]) -> Iterator[str]:
+    """What the keys of an entry that is itself a comment mean, with their defaults."""
+    for field in fields(section).values():
+        default = f" ({_shown(field)})" if not field.required and field.default not in ("", None, []) else ""
+        yield f"  #     # {field.name}: {meaning(field)}{default}"
 
 
 def _entry_comments(section: type[Section]) -> Iterator[str]:

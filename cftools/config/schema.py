@@ -227,20 +227,74 @@ class Guards(Section, frozen=True):
 
 
 class BulkDeleteTarget(Section, frozen=True):
-    """Servers that hold one application's files."""
+    """Where one application's files lie: below a folder of servers, or in object storage."""
 
     servers: Annotated[
         list[str], Key("names of servers; without any servers declared also host names", "name", "[img1, img2]")
-    ]
-    root: Annotated[str, Key("folder below which the files lie", "file", "/images")]
+    ] = []
+    root: Annotated[str, Key("folder below which the files lie", "file", "/images")] = ""
+    url: Annotated[
+        str, Key("instead of both: object storage, s3://bucket/prefix, gs:// or az://", "", "s3://albums/photos")
+    ] = ""
+    endpoint: Annotated[str, Key("of an S3 service that is not Amazon's", "", "https://s3.example.com")] = ""
+    region: Annotated[str, Key("of the bucket; unset: as the environment says", "", "eu-central-1")] = ""
+    layout: Annotated[
+        Literal["every", "any"], Key("every: each server has each file; any: whichever has it, a lack is no news")
+    ] = "every"
+    trash: Annotated[
+        float | None, Key("keep what is deleted so long, to be restored; unset: delete", "duration", "7d", least=1)
+    ] = None
+    protect: Annotated[
+        list[str], Key("patterns (* ? [...]) of files that may not be asked for", "", '["*/original/*"]')
+    ] = []
+
+
+class Outbox(Section, frozen=True):
+    """A table of an application's own PostgreSQL, into which it writes requests."""
+
+    dsn: Annotated[str, Key("environment variable that holds the address", "name", "SHOP_DATABASE")]
+    table: Annotated[str, Key("the table, with its schema if need be")] = "bulk_delete_outbox"
+    key: Annotated[str, Key("column of the request's key, unique")] = "request"
+    target: Annotated[str, Key("column of the target's name")] = "target"
+    resources: Annotated[str, Key("column of the files: text[], a JSON array, or text with one a line")] = "resources"
+    taken: Annotated[str, Key("column for when it was taken: timestamptz, null until then")] = "taken"
+    error: Annotated[str, Key("column for why it was refused: text, null")] = "error"
+
+
+class Broker(Section, frozen=True):
+    """A RabbitMQ queue into which applications publish requests."""
+
+    url: Annotated[str, Key("environment variable that holds amqp://user:password@host/vhost", "name")] = (
+        "CFTOOLS_BROKER"
+    )
+    queue: Annotated[str, Key("the quorum queue")] = "cftools.bulk-delete"
+    dead_letters: Annotated[str, Key("exchange, and queue, of messages that cannot be used")] = (
+        "cftools.bulk-delete.dead"
+    )
+    deliveries: Annotated[int, Key("deliveries of a message before it goes there", least=1, most=1000)] = 5
+    prefetch: Annotated[int, Key("messages taken in at once", least=1, most=1000)] = 10
 
 
 class BulkDelete(Section, frozen=True):
     """Deleting what applications ask for."""
 
-    partition: Annotated[int, Key("files a remote call", least=1, most=100_000)] = 500
+    partition: Annotated[int, Key("files a remote call", least=1, most=10_000)] = 5000
     attempts: Annotated[int, Key("tries of one file before it becomes a dead letter", least=1)] = 3
+    retry_delay: Annotated[
+        float, Key("rest before the next try, of a file or of a server; doubles with each", "duration", least=0.1)
+    ] = 60.0
+    retry_delay_limit: Annotated[float, Key("longest such rest", "duration", least=0.1)] = 3600.0
+    give_up_after: Annotated[
+        float, Key("files of a server that cannot be reached for so long become dead letters", "duration", least=1)
+    ] = 7 * 86400.0
+    keep: Annotated[float, Key("finished requests are forgotten after this time", "duration", least=1)] = 30 * 86400.0
+    max_resources: Annotated[int, Key("files one request may name", least=1)] = 2_000_000
+    protect: Annotated[
+        list[str], Key("patterns of files that no request may name, on any target", "", '["*.keep"]')
+    ] = []
     targets: Annotated[dict[str, BulkDeleteTarget], Key("the applications' files, by name of your choice")] = {}
+    outboxes: Annotated[dict[str, Outbox], Key("tables that `bulk-delete collect` reads, by name of your choice")] = {}
+    broker: Broker | None = None
 
 
 class Config(Section, frozen=True, kw_only=True):

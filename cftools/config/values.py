@@ -9,7 +9,7 @@ from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from cftools.config import units
+from cftools.config import units, urls
 from cftools.config.units import quoted
 
 LONGEST_NAME = 100
@@ -161,13 +161,14 @@ def timezone(text: str, _: Path) -> str:
 
 
 def database(text: str, folder: Path) -> str:
-    """The URL of the state database, its path made absolute: ``sqlite:///folder/file``. Raises ValueError."""
+    """The URL of the state database: ``postgresql://user@host/name``, or ``sqlite:///folder/file`` with its path made
+    absolute. Raises ValueError."""
+    if urls.is_postgresql(text):
+        return urls.postgresql(text)
     plain(text, folder)
     scheme, colon, rest = text.partition(":")
-    if scheme.lower() in ("postgres", "postgresql"):
-        raise ValueError("PostgreSQL is not supported by this version; write sqlite:///absolute/path or leave it out")
     if not colon or scheme.lower() != "sqlite":
-        raise ValueError(f"{quoted(text)}: write sqlite:///absolute/path or sqlite:relative/path")
+        raise ValueError(f"{quoted(text)}: write sqlite:///absolute/path, sqlite:relative/path or {urls.EXAMPLE}")
     if rest.startswith("//") and not rest.startswith("///"):
         raise ValueError(f"{quoted(text)} names a host; write sqlite:///absolute/path or sqlite:relative/path")
     file = sqlite_path(text)

@@ -9,11 +9,13 @@ from contextlib import contextmanager, nullcontext
 from typing import NamedTuple, TypeVar
 
 from cftools import pipe
-from cftools.actions import protocol
+from cftools.actions import protocol, settling
 from cftools.facts import presence
 from cftools.facts.inventory import Inventory
-from cftools.jobs.gather import Facts, Given, gather, opened, read_inventory, require_complete, shown
+from cftools.jobs.gather import Facts, Given, gather, read_inventory, require_complete
+from cftools.jobs.inputs import opened, shown
 from cftools.jobs.job import Job
+from cftools.jobs.turns import delete_tools
 from cftools.model.errors import GuardRefused, InputUnusable, UsageFault
 from cftools.model.rows import Copy, Delete, End, Input, Outcome, Reason, Row
 from cftools.plans import guards
@@ -221,24 +223,11 @@ def _dated(ground: Ground, place: int, name: str) -> guards.GuardedInput:
     return guards.GuardedInput(name, "(not named)", 0)
 
 
-def _tools(job: Job) -> protocol.Tools:
-    return protocol.Tools(
-        job.fleet,
-        job.database,
-        job.locks,
-        job.run,
-        job.config.guards.mount_marker,
-        time.time,
-        job.stop.is_set,
-        tuple(job.config.ignore.prefixes),
-    )
-
-
 def settle_open(job: Job) -> None:
     """Settles the deletions that earlier runs left open, where that can be done, so that they can be planned anew."""
     if journal.unsettled_deletes(job.database):
         with job.stop.step(), job.locks.wait(DELETION, job.stop.is_set):
-            protocol.settle_dead_runs(_tools(job), {})
+            settling.settle_dead_runs(delete_tools(job), {})
 
 
 def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequence[str]) -> Iterator[Outcome]:
@@ -248,7 +237,7 @@ def carry_out(job: Job, rows: Sequence[Delete], ground: Ground, override: Sequen
     """
     with job.stop.step():
         sound = guard(job, rows, ground, override)
-        tools = _tools(job)
+        tools = delete_tools(job)
         gone: Counter[str] = Counter()
         acted = False
         for outcomes in protocol.delete(tools, batches(rows, job.config.delete.batch)):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cftools.actions import arrival, sweep, transfer, unlink
+from cftools.actions import arrival, remove, sweep, transfer, trash, unlink
 from cftools.config import servers
-from cftools.config.schema import Config
+from cftools.config.schema import BulkDeleteTarget, Config
 from cftools.config.servers import ServerSettings
 from cftools.facts import heartbeat, inventory, presence
 from cftools.model.errors import UsageFault
@@ -28,8 +28,14 @@ RULES = (
     Rule("discard", arrival.DISCARD, _ARRIVAL),
     Rule("sweep", sweep.SWEEP, "root number"),
     Rule("unlink", unlink.UNLINK, "root marker number"),
+    Rule("remove", remove.REMOVE, "root marker number"),
+    Rule("trash", trash.TRASH, "root marker number number number"),
+    Rule("restore", trash.RESTORE, "root marker number number"),
+    Rule("empty", trash.EMPTY, "root marker number"),
 )
 _COPYING = frozenset({"receive", "pull", "prepare", "publish", "discard", "sweep"})
+_TRASH = frozenset({"trash", "restore", "empty"})
+_BULK = _TRASH | {"remove"}
 
 
 def for_server(config: Config, name: str, *, read_only: bool = False, rsync: bool = False) -> str:
@@ -49,7 +55,10 @@ def for_server(config: Config, name: str, *, read_only: bool = False, rsync: boo
     if server.role == "source" or read_only:
         left_out |= WRITING
     if server.role == "server":
-        left_out |= _COPYING | {"digest"}
+        left_out |= _COPYING | {"digest", "unlink", "inventory"}
+    targets = _targets(config, server)
+    if all(target.trash is None for target in targets):
+        left_out |= _TRASH if targets else _BULK
     gate = Gate(
         name,
         roots,
@@ -91,9 +100,14 @@ def _ways(config: Config, every: Sequence[ServerSettings]) -> list[tuple[bytes, 
     return [transfer.way_to(source, root, config.distribute) for source in sources for root in source.roots]
 
 
-def _target_roots(config: Config, server: ServerSettings) -> list[str]:
-    """The folders of applications from which files are deleted on request."""
+def _targets(config: Config, server: ServerSettings) -> list[BulkDeleteTarget]:
+    """The targets from which files are deleted there on request; a source is nobody's."""
     if server.role == "source":
         return []
-    wanted = (target.root for target in config.bulk_delete.targets.values() if server.name in target.servers)
-    return [root for root in dict.fromkeys(wanted) if root not in server.roots]
+    return [target for target in config.bulk_delete.targets.values() if server.name in target.servers]
+
+
+def _target_roots(config: Config, server: ServerSettings) -> list[str]:
+    """The folders of applications from which files are deleted on request."""
+    wanted = dict.fromkeys(target.root for target in _targets(config, server))
+    return [root for root in wanted if root not in server.roots]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cftools import pipe
 from cftools.config.schema import Config
 from cftools.config.servers import ServerSettings
 from cftools.facts import inventory
 from cftools.jobs.hits import count_hot, doubt
+from cftools.jobs.inputs import STDIN, opened, shown
 from cftools.jobs.job import Job, nothing
 from cftools.model.errors import InputUnusable, Unreachable, UsageFault
 from cftools.model.rows import Hot, Input, Role, Server
@@ -23,8 +22,6 @@ from cftools.state import journal, seen
 
 if TYPE_CHECKING:
     from cftools.facts.files import Files
-
-STDIN = "-"
 
 
 class Given(NamedTuple):
@@ -63,25 +60,6 @@ class Facts(NamedTuple):
     def complete(self) -> bool:
         """Whether every input was whole."""
         return self.files.complete and not self.hot.fault and all(one.complete for one in self.inputs)
-
-
-@contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
-    """The file of rows to read; ``-`` is stdin. Raises InputUnusable when it cannot be opened."""
-    if path == STDIN:
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = Path(path).open("rb")  # noqa: SIM115 (only the opening is guarded)
-    except OSError as fault:
-        raise InputUnusable(path, f"cannot be read: {fault.strerror}") from fault
-    with stream:
-        yield stream
-
-
-def shown(path: str) -> str:
-    """The input's name for messages."""
-    return "stdin" if path == STDIN else path
 
 
 def gather(job: Job, given: Given, *, wants_hot: bool = True, silent: Collection[str] = ()) -> Facts:

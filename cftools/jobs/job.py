@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cftools import __version__
-from cftools.config.load import state_path
 from cftools.config.schema import Config
 from cftools.config.servers import ServerSettings, servers
 from cftools.jobs.stop import StopFlag
@@ -19,6 +17,7 @@ from cftools.remote.pool import Fleet, ssh_fleet
 from cftools.state import runs
 from cftools.state.database import Database
 from cftools.state.locks import Locks
+from cftools.state.open import open_state
 
 
 def nothing(_: str) -> None:
@@ -28,7 +27,7 @@ def nothing(_: str) -> None:
 @dataclass(frozen=True)
 class Job:
     """One run of one command. ``at`` is the moment it is to run as of, or None for now; ``detail`` takes what -v shows,
-    ``say`` what always goes to stderr."""
+    ``say`` what goes to stderr unless -q forbids it, ``complain`` what failed and always does."""
 
     command: str
     config: Config
@@ -40,6 +39,7 @@ class Job:
     say: Callable[[str], None] = nothing
     detail: Callable[[str], None] = nothing
     stop: StopFlag = field(default_factory=StopFlag)
+    complain: Callable[[str], None] = nothing
 
     def now(self) -> float:
         """The moment plans are made for, epoch seconds."""
@@ -68,20 +68,21 @@ class Talk:
         say: Callable[[str], None] = nothing,
         detail: Callable[[str], None] = nothing,
         stop: StopFlag | None = None,
+        complain: Callable[[str], None] = nothing,
     ) -> None:
-        self.say, self.detail, self.stop = say, detail, stop or StopFlag()
+        self.say, self.detail, self.stop, self.complain = say, detail, stop or StopFlag(), complain
 
 
 @contextmanager
 def open_job(config: Config, command: str, at: float | None = None, talk: Talk | None = None) -> Iterator[Job]:
     """Opens the state, notes the run, and closes everything at the end, however it ends."""
     talk = talk or Talk()
-    locks = Locks(lock_directory(config), command)
-    if _is_lost(state_path(config)) and any(lock_directory(config).glob("*.lock")) and not locks.held():
-        talk.say(f"{state_path(config)} is gone, a new one begins; what guards and cooldowns remembered is lost")
-    with Database(state_path(config)) as database, ssh_fleet(servers(config), config.ssh.parallel) as fleet:
+    with (
+        open_state(config, command, talk.say) as (database, locks),
+        ssh_fleet(servers(config), config.ssh.parallel) as fleet,
+    ):
         run = runs.begin(database, command, time.time())
-        job = Job(command, config, database, locks, fleet, run, at, talk.say, talk.detail, talk.stop)
+        job = Job(command, config, database, locks, fleet, run, at, talk.say, talk.detail, talk.stop, talk.complain)
         exit_code, note = 70, "ended by a bug"
         try:
             yield job
@@ -99,12 +100,3 @@ def open_job(config: Config, command: str, at: float | None = None, talk: Talk |
             raise
         finally:
             runs.finish(database, run, exit_code, time.time(), note)
-
-
-def _is_lost(path: Path) -> bool:
-    return not path.exists() or not path.stat().st_size
-
-
-def lock_directory(config: Config) -> Path:
-    """The folder of the node's lock files."""
-    return Path(config.state.directory) / "locks"

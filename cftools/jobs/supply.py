@@ -11,7 +11,8 @@ from cftools import pipe
 from cftools.actions.sweep import sweep
 from cftools.jobs import plan_distribute
 from cftools.jobs.couriers import Couriers
-from cftools.jobs.gather import Facts, Given, combine, gather, opened, read_files, read_hot, read_inventory, shown
+from cftools.jobs.gather import Facts, Given, combine, gather, read_files, read_hot, read_inventory
+from cftools.jobs.inputs import opened, shown
 from cftools.jobs.job import Job
 from cftools.jobs.recovery import settle_dead_tasks
 from cftools.model import names

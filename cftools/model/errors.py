@@ -1,12 +1,14 @@
 """The one error tree, and the exit code of each branch.
 
     CftoolsError                 70  only its branches are raised
+      GivenUp                     1  what was waited for is over, and something failed
       UsageFault                  2  the command line asks for something impossible
       InputUnusable              65  an input file or stream cannot be used for what was asked
       Unreachable                69  a needed server or service cannot be reached, nothing was done
       StateUnusable              70  the state database cannot be read or written
       GuardRefused               73  a guard refused the whole plan, nothing was deleted
       LockHeld                   75  somebody else runs the same job
+      NotOver                    75  what was waited for takes longer
       ConfigFaults               78  every fault of the config file at once
       Stopped              130, 143  SIGINT or SIGTERM arrived
 
@@ -24,6 +26,12 @@ class CftoolsError(Exception):
     """Base of every error that a command turns into one line and an exit code."""
 
     exit_code = 70
+
+
+class GivenUp(CftoolsError):
+    """What was waited for is over, and something failed."""
+
+    exit_code = SOME_FAILED
 
 
 class UsageFault(CftoolsError):
@@ -76,6 +84,12 @@ class LockHeld(CftoolsError):
         self.lock, self.command, self.host, self.pid, self.since = lock, command, host, pid, since
         who = f"by {command} on {host}, pid {pid}, since {since}" if pid else "by a process that is just starting"
         super().__init__(f"lock {lock} is held {who}")
+
+
+class NotOver(CftoolsError):
+    """What was waited for takes longer than it was waited for."""
+
+    exit_code = 75
 
 
 class ConfigFaults(CftoolsError):

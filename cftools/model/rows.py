@@ -6,7 +6,7 @@ text form of `cftools.model.names`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -14,6 +14,7 @@ Reason = Literal["duplicate", "disk", "requested"]
 OutcomeState = Literal["done", "already", "skipped", "refused", "failed"]
 ServerState = Literal["ok", "unreachable", "refused", "incomplete"]
 Role = Literal["source", "destination"]
+RequestState = Literal["open", "done", "failed", "restored"]
 HostKeyState = Literal["known", "added", "replaced", "new", "changed", "revoked", "unreachable"]
 
 
@@ -154,9 +155,10 @@ class Delete(msgspec.Struct, frozen=True, tag_field="kind", tag="delete"):
 
 
 class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome"):
-    """What became of one copy or delete row. ``id`` is its task or journal number."""
+    """What became of one copy or delete row, or of a file that `restore` was to bring back. ``id`` is its task or
+    journal number."""
 
-    verb: Literal["copy", "delete"]
+    verb: Literal["copy", "delete", "restore"]
     id: str
     server: str
     name: str
@@ -166,8 +168,108 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome"):
     milliseconds: int = 0
 
 
-Row = Begin | End | File | Hot | Holding | Server | Heartbeat | HostKey | Copy | Delete | Outcome
-KINDS: dict[str, type[Row]] = {
-    str(kind.__struct_config__.tag): kind
-    for kind in (Begin, End, File, Hot, Holding, Server, Heartbeat, HostKey, Copy, Delete, Outcome)
-}
+class Request(msgspec.Struct, frozen=True, tag_field="kind", tag="request"):
+    """A bulk-delete request that is stored for certain. ``duplicate``: it was stored before, and nothing changed."""
+
+    request: str
+    target: str
+    resources: int
+    duplicate: bool = False
+
+
+class RefusedRequest(msgspec.Struct, frozen=True, tag_field="kind", tag="refused_request"):
+    """A bulk-delete request that came in by `collect` or `receive` and was not taken. ``origin``: by what way it came;
+    ``request`` and ``target`` are empty when it did not say; ``reason``: why not, and what becomes of it."""
+
+    request: str
+    target: str
+    origin: str
+    reason: str
+
+
+class Partition(msgspec.Struct, frozen=True, tag_field="kind", tag="partition"):
+    """What became of the files of one request that one call to one server was about.
+
+    ``done`` deleted, ``already`` not there, ``failed`` still there (an outcome row names each), ``waiting`` not known
+    and to be asked again. ``server``: its name, or the URL of object storage.
+    """
+
+    request: str
+    target: str
+    server: str
+    resources: int
+    done: int = 0
+    already: int = 0
+    failed: int = 0
+    waiting: int = 0
+    detail: str = ""
+    milliseconds: int = 0
+
+
+class RequestStatus(msgspec.Struct, frozen=True, tag_field="kind", tag="request_status"):
+    """How far a request is. Counts are of files on servers: a request of 10 files on 2 servers has 20 of them.
+
+    ``retrying`` failed and will be tried again, ``waiting`` all others that are neither done, already gone nor dead.
+    Times are epoch seconds, 0 for: not yet, or not known.
+    """
+
+    request: str
+    target: str
+    state: RequestState
+    resources: int
+    done: int = 0
+    already: int = 0
+    waiting: int = 0
+    retrying: int = 0
+    dead: int = 0
+    accepted: float = 0
+    finished: float = 0
+    expected_end: float = 0
+
+
+class PlaceStatus(msgspec.Struct, frozen=True, tag_field="kind", tag="place_status"):
+    """What one server of a target has before it. ``paused_until``: epoch seconds, 0 when it is not paused;
+    ``oldest``: when the oldest request that waits for it was accepted."""
+
+    target: str
+    server: str
+    waiting: int = 0
+    retrying: int = 0
+    dead: int = 0
+    oldest: float = 0
+    paused_until: float = 0
+    error: str = ""
+
+
+class DeadLetter(msgspec.Struct, frozen=True, tag_field="kind", tag="dead_letter"):
+    """A file that was given up on: it may still be on the server. ``at``: epoch seconds."""
+
+    request: str
+    target: str
+    server: str
+    resource: str
+    attempts: int
+    error: str
+    at: float = 0
+
+
+Row = (
+    Begin
+    | End
+    | File
+    | Hot
+    | Holding
+    | Server
+    | Heartbeat
+    | HostKey
+    | Copy
+    | Delete
+    | Outcome
+    | Request
+    | RefusedRequest
+    | Partition
+    | RequestStatus
+    | PlaceStatus
+    | DeadLetter
+)
+KINDS: dict[str, type[Row]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Row)}

@@ -18,7 +18,12 @@ from cftools.remote.transport import Script
 WORD = "cftools-gate"
 REFUSED = 77  # exit status of a gate that did not run anything
 PLAIN = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._/"  # and "-", which stands last in brackets
-WRITING = frozenset({"unlink", "prepare", "publish", "discard", "pull", "receive", "sweep"})
+WRITING = frozenset(
+    {
+        *("unlink", "remove", "trash", "restore", "empty"),
+        *("prepare", "publish", "discard", "pull", "receive", "sweep"),
+    }
+)
 _PLAIN = frozenset(PLAIN.encode() + b"-")
 
 
@@ -134,7 +139,7 @@ def _dangers(verbs: set[str], *, rsync: bool) -> list[str]:
     lines = ["What a stolen key can still do here: list names, sizes and times below the folders"]
     if "send" in verbs or rsync:
         lines.append("  and read the files there")
-    if "unlink" in verbs:
+    if verbs & {"unlink", "remove", "trash", "empty"}:
         lines.append("  and delete files there")
     if "receive" in verbs:
         lines.append("  and put files of any content where none stood")

@@ -65,7 +65,7 @@ class Reply(NamedTuple):
 
     def complaint(self) -> str:
         """The first line of stderr, for messages."""
-        lines = self.err.decode(errors="replace").strip().splitlines()
+        lines = self.err.decode(errors="replace").replace("\0", "").strip().splitlines()  # PostgreSQL holds no NUL
         return lines[0][:300] if lines else f"exit status {self.status}"
 
 

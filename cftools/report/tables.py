@@ -12,9 +12,42 @@ from cftools.model.rows import Begin, End, Row
 
 RICH_ROWS = 400  # rich lays out every cell twice; beyond this tabulate is ten times as fast
 NUMBERS = frozenset(
-    {"rank", "size", "hits", "milliseconds", "files", "total", "used", "available", "used_percent", "port"}
+    {
+        "rank",
+        "size",
+        "resources",
+        "done",
+        "already",
+        "failed",
+        "waiting",
+        "retrying",
+        "dead",
+        "attempts",
+        "hits",
+        "milliseconds",
+        "files",
+        "total",
+        "used",
+        "available",
+        "used_percent",
+        "port",
+    }
 )
-LONG = frozenset({"name", "detail", "error", "holders", "reason", "file", "its part", "what happened", "for instance"})
+LONG = frozenset(
+    {
+        "resource",
+        "request",
+        "name",
+        "detail",
+        "error",
+        "holders",
+        "reason",
+        "file",
+        "its part",
+        "what happened",
+        "for instance",
+    }
+)
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("rank", "name", "size", "holders", "unknown_holders"),
     "hot": ("hits", "name", "first", "last"),
@@ -24,6 +57,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "copy": ("name", "size", "source", "destination", "reason"),
     "delete": ("server", "name", "size", "reason", "keeper", "rank"),
     "outcome": ("verb", "server", "name", "size", "state", "detail", "milliseconds"),
+    "request": ("request", "target", "resources", "duplicate"),
+    "refused_request": ("origin", "request", "target", "reason"),
+    "partition": ("request", "target", "server", "resources", "done", "already", "failed", "waiting", "detail"),
+    "request_status": (
+        *("request", "target", "state", "resources", "done", "already", "waiting", "retrying", "dead"),
+        *("accepted", "finished", "expected_end"),
+    ),
+    "place_status": ("target", "server", "waiting", "retrying", "dead", "oldest", "paused_until", "error"),
+    "dead_letter": ("request", "server", "resource", "attempts", "error", "at"),
     "host_key": ("server", "address", "port", "type", "fingerprint", "state", "error"),
 }
 TITLES = {
@@ -36,6 +78,12 @@ TITLES = {
     "delete": "Deletions planned",
     "outcome": "What was done",
     "host_key": "Host keys",
+    "request": "Requests accepted",
+    "refused_request": "Requests refused",
+    "partition": "Calls",
+    "request_status": "Requests",
+    "place_status": "Servers",
+    "dead_letter": "Dead letters",
 }
 COLOURS = {"done": "green", "ok": "green", "already": "cyan", "skipped": "yellow", "refused": "yellow", "failed": "red"}
 COLOURS |= {"unreachable": "red", "incomplete": "red", "no": "red", "yes": "green"}
@@ -57,6 +105,10 @@ SHOWN: dict[str, Callable[[Any], str]] = {
     "first": _time,
     "last": _time,
     "ok": lambda value: "yes" if value else "no",
+    **dict.fromkeys(("accepted", "finished", "expected_end", "oldest", "paused_until", "at"), _time),
+    **dict.fromkeys(("resources", "done", "already", "failed", "waiting", "retrying", "dead"), "{:,}".format),
+    "duplicate": lambda value: "yes" if value else "no",
+    "resource": names.display,
     "holders": " ".join,
     "name": names.display,
 }
@@ -74,12 +126,15 @@ class Tables:
         self._terminal = terminal
         self._rows: dict[str, list[Row]] = {}
         self._end: End | None = None
+        self._is_stream = False
 
     def add(self, row: Row) -> None:
         """Takes a row in."""
         if isinstance(row, End):
             self._end = row
-        elif not isinstance(row, Begin):
+        elif isinstance(row, Begin):
+            self._is_stream = True
+        else:
             self._rows.setdefault(str(row.__struct_config__.tag), []).append(row)
 
     def show(self) -> None:
@@ -90,7 +145,7 @@ class Tables:
                 show_rich(TITLES[kind], COLUMNS[kind], cells)
             else:
                 print(plain_table(COLUMNS[kind], cells))
-        for line in closing_lines(self._end):
+        for line in closing_lines(self._end) if self._is_stream else []:
             print(line)
 
 

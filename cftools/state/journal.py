@@ -9,7 +9,7 @@ stands there may still be deleted until the row has expired, by the clock of tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from cftools.model.rows import Copy, Delete, OutcomeState
 from cftools.state.database import Database
@@ -26,7 +26,8 @@ class Intent(NamedTuple):
 
 
 class Unsettled(NamedTuple):
-    """A row that was left `intended` at ``at``; ``expires`` as in `Intent`."""
+    """A row that was left `intended` at ``at``; ``expires`` as in `Intent`. ``root``: the folder that the name is
+    below, empty for that of the node's own files."""
 
     id: int
     server: str
@@ -34,6 +35,7 @@ class Unsettled(NamedTuple):
     size: int
     expires: int
     at: float
+    root: str = ""
 
 
 class Settlement(NamedTuple):
@@ -47,37 +49,103 @@ class Settlement(NamedTuple):
 def intend_deletes(database: Database, run: int, intents: Sequence[Intent], now: float) -> list[int]:
     """Writes a row for each; returns their numbers in the same order. Committed when it returns."""
     with database.transaction():
-        first = int(database.rows("SELECT coalesce(max(id), 0) + 1 FROM journal")[0][0])
+        numbers = database.reserve("journal", len(intents))
         database.execute_many(
             "INSERT INTO journal (id, run, verb, server, name, size, reason, keeper, rank, state, detail, at, finished,"
-            " expires) VALUES (?, ?, 'delete', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    *(
-                        number,
-                        run,
-                        row.server,
-                        row.name,
-                        row.size,
-                        row.reason,
-                        row.keeper,
-                        row.rank,
-                        state,
-                        detail,
-                        now,
-                    ),
-                    None if state == "intended" else now,
-                    expires,
+                    *(number, run, "delete", row.server, row.name, row.size, row.reason, row.keeper, row.rank),
+                    *(state, detail, now, None if state == "intended" else now, expires),
                 )
-                for number, (row, expires, state, detail) in enumerate(intents, first)
+                for number, (row, expires, state, detail) in zip(numbers, intents, strict=True)
             ],
         )
-    return list(range(first, first + len(intents)))
+    return numbers
+
+
+class Ground(NamedTuple):
+    """Where requested files lie: the server, and the folder below which, empty for the node's own files."""
+
+    server: str
+    root: str
+
+
+def intend_requested(
+    database: Database, run: int, ground: Ground, file_names: Sequence[str], expires: int, now: float
+) -> list[int]:
+    """Writes an `intended` row for each file that somebody asked to delete, of a size nobody knows (0); ``expires`` as
+    in `Intent`. Returns their numbers in the same order. Committed when it returns."""
+    with database.transaction():
+        numbers = database.reserve("journal", len(file_names))
+        listed, names = database.listed(file_names)
+        database.execute(
+            "INSERT INTO journal (id, run, verb, server, root, name, size, reason, state, at, expires)"
+            f" SELECT place + ?, ?, 'delete', ?, ?, value, 0, 'requested', 'intended', ?, ? FROM {listed}",
+            (numbers[0], run, ground.server, ground.root, now, expires, names),
+        )
+    return numbers
+
+
+class Verdict(Protocol):
+    """What became of a requested file."""
+
+    @property
+    def state(self) -> OutcomeState: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class Noted(NamedTuple):
+    """Journal rows of requested files and what became of each; None: nobody knows, the row stays `intended`."""
+
+    numbers: Sequence[int]
+    verdicts: Sequence[Verdict | None]
+
+
+def settle_requested_inside(database: Database, noted: Noted, now: float) -> None:
+    """Completes the rows of a call; for a caller that has a transaction open. They were numbered one after the other,
+    so that those that were done, most of them, need one statement."""
+    some_unknown = None in noted.verdicts
+    each = [
+        Settlement(number, verdict.state, verdict.detail)
+        for number, verdict in zip(noted.numbers, noted.verdicts, strict=True)
+        if verdict and (verdict.state != "done" or verdict.detail or some_unknown)
+    ]
+    settle_inside(database, each, now)
+    if noted.numbers and not some_unknown:
+        database.execute(
+            "UPDATE journal SET state = 'done', finished = ? WHERE id BETWEEN ? AND ? AND state = 'intended'",
+            (now, noted.numbers[0], noted.numbers[-1]),
+        )
+
+
+def note_restored(database: Database, run: int, ground: Ground, file_names: Sequence[str], now: float) -> None:
+    """Notes files that came back from the trash, as copies from there: what is young is not evicted."""
+    if not file_names:
+        return
+    with database.transaction():
+        numbers = database.reserve("journal", len(file_names))
+        listed, names = database.listed(file_names)
+        database.execute(
+            "INSERT INTO journal (id, run, verb, server, root, name, size, reason, source, state, at, finished)"
+            f" SELECT place + ?, ?, 'copy', ?, ?, value, 0, 'restored', 'trash', 'done', ?, ? FROM {listed}",
+            (numbers[0], run, ground.server, ground.root, now, now, names),
+        )
+
+
+def disown(database: Database, run: int, server: str, detail: str, now: float) -> None:
+    """Settles what a dead run left `intended` at a server that cannot be looked at, before the same is asked again."""
+    database.execute(
+        "UPDATE journal SET state = 'failed', detail = ?, finished = ? WHERE verb = 'delete' AND state = 'intended'"
+        " AND server = ? AND run = ?",
+        (detail, now, server, run),
+    )
 
 
 def intend_copy(database: Database, run: int, copy: Copy, now: float) -> int:
     """Writes the `intended` row of a copy; call it inside the transaction that claims the task."""
-    return database.execute(
+    return database.insert(
         "INSERT INTO journal (run, verb, server, name, size, reason, source, rank, state, at)"
         " VALUES (?, 'copy', ?, ?, ?, ?, ?, ?, 'intended', ?)",
         (run, copy.destination, copy.name, copy.size, copy.reason, copy.source, copy.rank, now),
@@ -99,22 +167,37 @@ def settle_inside(database: Database, settlements: Iterable[Settlement], now: fl
     )
 
 
-def unsettled_deletes(database: Database) -> list[Unsettled]:
-    """The `intended` deletions; read it under the deletion lock, where nobody works on them."""
+def unsettled_deletes(database: Database, *, elsewhere: bool = False) -> list[Unsettled]:
+    """The `intended` deletions of the node's own files; read it under the deletion lock, where nobody works on them.
+
+    ``elsewhere``: those of files below other roots instead, which only bulk-delete deletes.
+    """
     return [
         Unsettled(*row)
         for row in database.rows(
-            "SELECT id, server, name, size, expires, at FROM journal"
-            " WHERE verb = 'delete' AND state = 'intended' ORDER BY id"
+            "SELECT id, server, name, size, expires, at, root FROM journal"
+            f" WHERE verb = 'delete' AND state = 'intended' AND root {'<>' if elsewhere else '='} '' ORDER BY id"
         )
     ]
+
+
+def is_told_later(database: Database, row: Unsettled) -> bool:
+    """Whether a later row says of the same file that it was deleted, or is still to be settled itself."""
+    return bool(
+        database.rows(
+            "SELECT 1 FROM journal WHERE name = ? AND id > ? AND verb = 'delete' AND state IN ('done', 'intended')"
+            " AND server = ? AND root = ? LIMIT 1",
+            (row.name, row.id, row.server, row.root),
+        )
+    )
 
 
 def may_be_deleted(database: Database, server: str, name: str) -> bool:
     """Whether a deletion of this file on this server is not settled."""
     return bool(
         database.rows(
-            "SELECT 1 FROM journal WHERE verb = 'delete' AND state = 'intended' AND server = ? AND name = ? LIMIT 1",
+            "SELECT 1 FROM journal WHERE verb = 'delete' AND state = 'intended' AND server = ? AND name = ?"
+            " AND root = '' LIMIT 1",
             (server, name),
         )
     )
@@ -126,7 +209,7 @@ def deleted_since(database: Database, since: Mapping[str, float]) -> dict[str, i
         server: int(
             database.rows(
                 "SELECT count(*) FROM journal WHERE at > ? AND finished > ? AND verb = 'delete' AND state = 'done'"
-                " AND server = ?",
+                " AND root = '' AND server = ?",
                 (moment - 86400, moment, server),
             )[0][0]
         )
@@ -142,14 +225,17 @@ def arrivals(database: Database, since: float, now: float) -> Mapping[tuple[str,
     order they were written: one that follows a row written since then is no older, even when it was noted while the
     clock stood hours behind.
     """
-    least, after = database.rows("SELECT at, min(id) FROM journal WHERE at >= ?", (since,))[0]
-    after = 2**63 - 1 if after is None else after
+    # id + 0: the rows since then are found by their time; by their numbers all rows would be read.
+    found = database.rows(
+        "SELECT id, at FROM journal WHERE id = (SELECT min(id + 0) FROM journal WHERE at >= ?)", (since,)
+    )
+    after, least = found[0] if found else (2**63 - 1, 0.0)
     return {
         (server, name): when
         for server, name, when in database.rows(
-            "SELECT server, name, max(CASE WHEN finished IS NULL THEN ? WHEN id > ? THEN max(finished, ?)"
+            "SELECT server, name, max(CASE WHEN finished IS NULL THEN ? WHEN id > ? AND finished < ? THEN ?"
             " ELSE finished END) FROM journal WHERE verb = 'copy' AND (finished IS NULL OR finished >= ? OR id > ?)"
             " GROUP BY server, name",
-            (now, after, least or 0.0, since, after),
+            (now, after, least, least, since, after),
         )
     }

@@ -10,7 +10,7 @@ from cftools.state.database import Database
 
 def begin(database: Database, command: str, now: float) -> int:
     """Notes that this process begins ``command``; returns the run's number."""
-    return database.execute(
+    return database.insert(
         "INSERT INTO run (command, host, pid, started) VALUES (?, ?, ?, ?)",
         (command, socket.gethostname(), os.getpid(), now),
     )

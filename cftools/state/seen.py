@@ -39,8 +39,8 @@ def remember_heartbeats(database: Database, heartbeats: Sequence[Heartbeat], now
     with database.transaction():
         database.execute_many(
             "INSERT INTO heartbeat (server, role, ok, milliseconds, error, at) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET role = excluded.role, ok = excluded.ok, milliseconds = excluded.milliseconds,"
-            " error = excluded.error, at = excluded.at",
+            " ON CONFLICT (server) DO UPDATE SET role = excluded.role, ok = excluded.ok,"
+            " milliseconds = excluded.milliseconds, error = excluded.error, at = excluded.at",
             [(one.server, one.role, one.ok, one.milliseconds, one.error, now) for one in heartbeats],
         )
 
@@ -60,7 +60,7 @@ def remember_inventory(database: Database, files: Mapping[str, int], now: float)
     with database.transaction():
         database.execute_many(
             "INSERT INTO inventory_seen (server, files, at) VALUES (?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET files = excluded.files, at = excluded.at",
+            " ON CONFLICT (server) DO UPDATE SET files = excluded.files, at = excluded.at",
             [(server, count, now) for server, count in files.items()],
         )
 
@@ -76,7 +76,7 @@ def remember_history(database: Database, path: str, seen: HistorySeen, now: floa
     """Keeps what the history at ``path`` was like when a plan made from it was carried out."""
     database.execute(
         "INSERT INTO history_seen (path, generation, files, destinations, at) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET generation = excluded.generation, files = excluded.files,"
+        " ON CONFLICT (path) DO UPDATE SET generation = excluded.generation, files = excluded.files,"
         " destinations = excluded.destinations, at = excluded.at",
         (path, seen.generation, seen.files, json.dumps(seen.destinations), now),
     )
@@ -93,7 +93,8 @@ def remember_acted(database: Database, path: str, acted: Sequence[HistoryActed],
     with database.transaction():
         database.execute_many(
             "INSERT INTO history_acted (path, reason, generation, size, at) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET generation = excluded.generation, size = excluded.size, at = excluded.at",
+            " ON CONFLICT (path, reason) DO UPDATE SET generation = excluded.generation, size = excluded.size,"
+            " at = excluded.at",
             [(path, *one, now) for one in acted],
         )
 

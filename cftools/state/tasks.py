@@ -78,7 +78,7 @@ def accept(database: Database, run: int, copies: Sequence[Copy], now: float) -> 
             if copy.name in taken:
                 continue
             taken.add(copy.name)
-            number = database.execute(
+            number = database.insert(
                 "INSERT INTO task (run, copy, name, size, source, source_path, destination, rank, hits, reason, state,"
                 " created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'ready', ?)",
                 (run, *_values(copy), now),
@@ -171,7 +171,7 @@ def cool_down(database: Database, pair: Pair, first: float, longest: float, now:
         until = now + _rest(failures, first, longest)
         database.execute(
             "INSERT INTO cooldown (source, destination, failures, until) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET failures = excluded.failures, until = excluded.until",
+            " ON CONFLICT (source, destination) DO UPDATE SET failures = excluded.failures, until = excluded.until",
             (*pair, failures, until),
         )
     return float(until)

@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 from local_node import LocalNode, cut, duplicate, raising, states, surplus
 
-from cftools.actions import protocol
+from cftools.actions import protocol, settling
 from cftools.config.servers import ServerSettings
 from cftools.model.errors import LockHeld, StateUnusable
 from cftools.model.rows import Outcome
 from cftools.remote.transport import FaultKind, RemoteFault, Reply, Script
 from cftools.state import runs
-from cftools.state.database import Database
-from cftools.state.locks import DELETION, Locks
+from cftools.state.file_locks import FileLocks
+from cftools.state.locks import DELETION
+from cftools.state.sqlite import SqliteDatabase
 
 
 @pytest.fixture
@@ -185,10 +186,10 @@ def test_a_server_that_can_not_be_looked_at_leaves_its_rows_for_later(node: Loca
     node.wires["dest1"].before = never
     assert states(node.delete([duplicate("dest1")])) == [("dest1", "a.mpg", "failed")]
     node.expire()
-    assert protocol.settle_dead_runs(node.tools(), {}) == {"a.mpg": "dest1 cannot be asked: gone for good"}
+    assert settling.settle_dead_runs(node.tools(), {}) == {"a.mpg": "dest1 cannot be asked: gone for good"}
     assert [state for _, _, state, _ in node.journal()] == ["intended"]
     node.wires["dest1"].before = lambda _: None
-    assert protocol.settle_dead_runs(node.tools(), {}) == {}
+    assert settling.settle_dead_runs(node.tools(), {}) == {}
     assert node.journal()[0][2] == "failed"
 
 
@@ -272,8 +273,8 @@ def test_a_disk_that_is_not_mounted_settles_nothing(node: LocalNode) -> None:
 def holder(node: LocalNode) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds the deletion lock until its stdin ends."""
     text = (
-        "import sys; from pathlib import Path; from cftools.state.locks import Locks\n"
-        f"with Locks(Path({str(node.locks.directory)!r}), 'evict').hold('deletion'):\n"
+        "import sys; from pathlib import Path; from cftools.state.file_locks import FileLocks\n"
+        f"with FileLocks(Path({str(node.locks.directory)!r}), 'evict').hold('deletion'):\n"
         "    print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -369,10 +370,10 @@ def test_a_run_that_is_killed_is_settled_truthfully_by_the_next(node: LocalNode,
 def test_two_processes_that_delete_at_once_take_turns_and_lose_nothing(node: LocalNode) -> None:
     """With stale facts each of them may take the other's keeper for alive; under the lock it cannot."""
     results: list[list[Outcome]] = []
-    other = Database(node.database.path)
+    other = SqliteDatabase(node.database.path)
     tools = [
         node.tools(),
-        node.tools(database=other, locks=Locks(node.locks.directory, "other"), run=runs.begin(other, "other", 0.0)),
+        node.tools(database=other, locks=FileLocks(node.locks.directory, "other"), run=runs.begin(other, "other", 0.0)),
     ]
     plans = [[duplicate("dest1", keeper="dest2")], [duplicate("dest2", keeper="dest1")]]
 

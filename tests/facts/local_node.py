@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cftools.actions import protocol
+from cftools.actions import protocol, settling
 from cftools.config.servers import ServerSettings
 from cftools.model import names
 from cftools.model.rows import Delete, Outcome
@@ -19,8 +19,8 @@ from cftools.remote.local import LocalSession, LocalTransport
 from cftools.remote.pool import Fleet
 from cftools.remote.transport import Reply, Script, nothing
 from cftools.state import runs
-from cftools.state.database import Database
-from cftools.state.locks import Locks
+from cftools.state.file_locks import FileLocks
+from cftools.state.sqlite import SqliteDatabase
 
 CONTENT = b"0123456789" * 10
 SIZE = len(CONTENT)
@@ -160,9 +160,9 @@ class LocalNode:
             for root in one.roots:
                 Path(root).mkdir(parents=True, exist_ok=True)
         self.fleet = Fleet(self.settings, lambda settings: self.wires[settings.name], 8)
-        self.database = Database(folder / "state" / "state.db")
+        self.database = SqliteDatabase(folder / "state" / "state.db")
         weakref.finalize(self, self.database.close)
-        self.locks = Locks(folder / "state" / "locks", "test")
+        self.locks = FileLocks(folder / "state" / "locks", "test")
         self.run = runs.begin(self.database, "test", time.time())
 
     def root(self, server: str, number: int = 0) -> Path:
@@ -179,9 +179,9 @@ class LocalNode:
         path = os.fsdecode(names.bytes_from_text(name))
         return [one.name for one in self.settings for root in one.roots if (Path(root) / path).is_file()]
 
-    def tools(self, **changes: object) -> protocol.Tools:
+    def tools(self, **changes: object) -> settling.Tools:
         """What a deletion needs, with these parts changed."""
-        tools = protocol.Tools(self.fleet, self.database, self.locks, self.run, "", time.time)
+        tools = settling.Tools(self.fleet, self.database, self.locks, self.run, "", time.time)
         return tools._replace(**changes)  # type: ignore[arg-type]
 
     def delete(self, rows: Sequence[Delete], **changes: object) -> list[Outcome]:

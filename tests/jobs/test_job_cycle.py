@@ -14,7 +14,7 @@ from local_site import LocalSite
 from site_of_sshd import end, kinds, outcomes
 
 from cftools.remote.transport import RemoteFault
-from cftools.state.locks import Locks
+from cftools.state.file_locks import FileLocks
 
 
 def site_with(tmp_path: Path, capacity: int = 1000, **sections: dict[str, Any]) -> LocalSite:
@@ -90,7 +90,7 @@ def test_copies_are_made_though_deletions_are_refused_and_the_exit_code_tells(tm
 @pytest.mark.parametrize("job", ["dedup", "evict"])
 def test_a_step_that_another_process_is_at_is_left_out_and_the_exit_code_tells(tmp_path: Path, job: str) -> None:
     site = site_with(tmp_path, 950)
-    with Locks(site.folder / "state" / "locks", "somebody").hold(f"job-{job}"):
+    with FileLocks(site.folder / "state" / "locks", "somebody").hold(f"job-{job}"):
         found = done(site, 75)
     assert site.talk.startswith(f"cftools: lock job-{job} is held by somebody on ")
     left = [("dest1", "dup.mpg")] if job == "evict" else [("dest1", "dup.mpg"), ("dest1", "r8.mpg")]
@@ -111,7 +111,7 @@ def test_a_destination_that_is_lost_after_the_listing_fails_alone(tmp_path: Path
 def test_without_apply_nothing_is_changed_journalled_or_locked(tmp_path: Path) -> None:
     site = site_with(tmp_path, 950)
     before = site.standing()
-    with Locks(site.folder / "state" / "locks", "somebody").hold("job-cycle"):
+    with FileLocks(site.folder / "state" / "locks", "somebody").hold("job-cycle"):
         rows = site.run("cycle")
     assert site.standing() == before
     assert [row["name"] for row in kinds(rows, "delete")] == ["dup.mpg", "r8.mpg"]

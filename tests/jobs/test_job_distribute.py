@@ -13,8 +13,8 @@ from site_of_sshd import end, kinds, outcomes
 from cftools.model.rows import Copy
 from cftools.remote.transport import RemoteFault, Script
 from cftools.state import runs, tasks
-from cftools.state.database import Database
-from cftools.state.locks import Locks
+from cftools.state.file_locks import FileLocks
+from cftools.state.sqlite import SqliteDatabase
 
 
 def node(tmp_path: Path, files: dict[str, list[str]], **distribute: object) -> LocalSite:
@@ -27,8 +27,8 @@ def node(tmp_path: Path, files: dict[str, list[str]], **distribute: object) -> L
     return site
 
 
-def state_of(site: LocalSite) -> Database:
-    return Database(site.folder / "state" / "state.db")
+def state_of(site: LocalSite) -> SqliteDatabase:
+    return SqliteDatabase(site.folder / "state" / "state.db")
 
 
 def dead_task(site: LocalSite, name: str, source: str) -> None:
@@ -51,7 +51,7 @@ def test_a_task_of_a_dead_process_on_another_source_does_not_keep_a_run_from_end
 
 def test_a_source_whose_process_dies_during_the_run_is_taken_over(tmp_path: Path) -> None:
     site = node(tmp_path, {"a.mpg": ["src1"], "b.mpg": ["src2"]})
-    with Locks(site.folder / "state" / "locks", "distribute").hold("source-src2"):
+    with FileLocks(site.folder / "state" / "locks", "distribute").hold("source-src2"):
         site.run("plan-distribute")
         dead_task(site, "x.mpg", "src2")
         plan = site.output
@@ -96,7 +96,7 @@ def test_a_run_that_did_nothing_because_another_is_at_it_exits_75(tmp_path: Path
     site = node(tmp_path, {"a.mpg": ["src1"]})
     site.run("plan-distribute")
     plan = site.output
-    with Locks(site.folder / "state" / "locks", "distribute").hold("source-src1"):
+    with FileLocks(site.folder / "state" / "locks", "distribute").hold("source-src1"):
         dead_task(site, "a.mpg", "src1")
         site.run("distribute", expect=75)
         assert site.talk.startswith("cftools: lock source-src1 is held by distribute on ")
@@ -104,7 +104,7 @@ def test_a_run_that_did_nothing_because_another_is_at_it_exits_75(tmp_path: Path
         assert site.talk == ""
     with state_of(site) as database:
         database.execute("DELETE FROM task")
-    with Locks(site.folder / "state" / "locks", "distribute").hold("source-src1"):
+    with FileLocks(site.folder / "state" / "locks", "distribute").hold("source-src1"):
         assert [row[1:] for row in outcomes(site.run("distribute", "-", stdin=plan, expect=75))] == [
             ("a.mpg", "skipped")
         ]
@@ -140,7 +140,7 @@ def test_a_copy_that_waits_for_deletions_to_end_keeps_its_time_limit_and_is_not_
     site.wires["dest1"].before = site.wires["dest2"].before = site.wires["dest3"].before = lambda script: _note(
         script, seen
     )
-    with Locks(site.folder / "state" / "locks", "dedup").hold("deletion"):
+    with FileLocks(site.folder / "state" / "locks", "dedup").hold("deletion"):
         rows = site.run("distribute", expect=1)
     assert {row[2] for row in outcomes(rows)} == {"failed"}
     assert "receive" in seen

@@ -18,6 +18,7 @@ PACKAGE = Path(cftools.__file__).parent
 TEXTS = {rule.verb: rule.text for rule in gate.RULES}
 READING = {"heartbeat", "inventory", "stat", "look", "digest"}
 WRITING = {"prepare", "publish", "discard", "sweep", "unlink"}
+TRASH = {"trash", "restore", "empty"}
 CONFIG = """\
 node: n
 inputs: {hitcount_history: h, grade_info: g}
@@ -31,7 +32,12 @@ destinations:
   - {name: dst2, address: 10.0.0.10, root: /data}
 servers:
   - {name: img1, address: 10.0.2.1}
-bulk_delete: {targets: {images: {servers: [img1, dst2], root: /images}, thumbs: {servers: [img1], root: /thumbs}}}
+  - {name: img2, address: 10.0.2.2}
+bulk_delete:
+  targets:
+    images: {servers: [img1, dst2], root: /images}
+    thumbs: {servers: [img1], root: /thumbs}
+    albums: {servers: [img2, src1], root: /albums, trash: 7d}
 """
 
 
@@ -83,7 +89,9 @@ def verbs(printed: str) -> set[str]:
         ("src1", "relay", READING | {"send"}),
         ("dst1", "pull", READING | WRITING | {"pull"}),
         ("dst1", "relay", READING | WRITING | {"receive"}),
-        ("img1", "pull", {"heartbeat", "inventory", "stat", "look", "unlink"}),
+        ("dst2", "pull", READING | WRITING | {"pull", "remove"}),
+        ("img1", "pull", {"heartbeat", "stat", "look", "remove"}),
+        ("img2", "pull", {"heartbeat", "stat", "look", "remove"} | TRASH),
     ],
 )
 def test_a_gate_runs_what_the_servers_role_needs_and_no_more(
@@ -93,6 +101,21 @@ def test_a_gate_runs_what_the_servers_role_needs_and_no_more(
     assert verbs(whole) == expected
     assert all((TEXTS[verb].strip("\n").encode() in unquoted(whole)) == (verb in expected) for verb in TEXTS)
     assert verbs(gate.for_server(config(tmp_path, via), server, read_only=True)) <= READING | {"send"}
+
+
+def test_a_gate_deletes_what_was_asked_for_only_where_a_target_lies(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    assert {
+        name: "remove" in verbs(gate.for_server(given, name)) for name in ("src1", "src2", "dst1", "dst2", "img1")
+    } == {
+        "src1": False,
+        "src2": False,
+        "dst1": False,
+        "dst2": True,
+        "img1": True,
+    }
+    assert "remove" not in verbs(gate.for_server(given, "dst2", read_only=True))
+    assert "/albums" not in gate.for_server(given, "src1")
 
 
 def unquoted(printed: str) -> bytes:
@@ -122,5 +145,5 @@ def test_what_cannot_be_restricted_is_refused_when_it_is_printed(tmp_path: Path)
     for root in ("data", "/", "/data/", "/a//b", "/a/../b", "/a/.", "/a\nb", ""):
         with pytest.raises(UsageFault, match="--root"):
             gate.for_roots([root])
-    assert verbs(gate.for_roots(["/data two"])) == READING | WRITING | {"send", "receive"}
+    assert verbs(gate.for_roots(["/data two"])) == READING | WRITING | TRASH | {"send", "receive", "remove"}
     assert verbs(gate.for_roots(["/data two"], read_only=True)) == READING | {"send"}

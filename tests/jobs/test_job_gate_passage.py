@@ -12,7 +12,7 @@ import pytest
 from local_node import CONTENT, ODD, SIZE, LocalNode, Wire, surplus, text, tree
 
 from cftools.actions import copy as copying
-from cftools.actions import sweep, transfer, unlink
+from cftools.actions import remove, sweep, transfer, trash, unlink
 from cftools.config.load import load
 from cftools.config.schema import Distribute
 from cftools.config.servers import servers
@@ -95,6 +95,32 @@ def test_whatever_cftools_does_goes_through_the_gate_whatever_the_names(node: Lo
     assert sweep.sweep(node.wires["dest1"], str(node.root("dest1")), 60) == 0
 
 
+def test_requested_files_are_deleted_through_the_gate_whatever_their_names(node: LocalNode) -> None:
+    odd = [text(name) for name in ODD]
+    for name in odd:
+        node.put(name, "dest1")
+    (node.root("dest1") / "way").symlink_to("..")
+    wire, ground = node.wires["dest1"], unlink.Ground(str(node.root("dest1")), "", 1 << 40)
+    linked = unlink.Verdict("failed", "way, on its way, is a link")
+    assert remove.remove(wire, ground, [*odd, "way/outside"]) == [unlink.Verdict("done")] * len(odd) + [linked]
+    assert {verdict and verdict.state for verdict in remove.remove(wire, ground, odd)} == {"already"}
+    assert (node.root("dest1").parent / "outside").exists()
+    reply = wire.call(Script("remove", remove.REMOVE + "#", (os.fsencode(ground.root), b"", b"9")), b"./a\0|.")
+    assert (reply.status, b"another version" in reply.err) == (REFUSED, True)
+
+
+def test_files_go_to_the_trash_and_back_through_the_gate_whatever_their_names(node: LocalNode) -> None:
+    odd = [text(name) for name in ODD]
+    for name in odd:
+        node.put(name, "dest1")
+    before = tree(node.root("dest1"))
+    wire, ground = node.wires["dest1"], unlink.Ground(str(node.root("dest1")), "", 1 << 40)
+    assert trash.move(wire, ground, "20260102/7", odd) == [unlink.Verdict("done")] * len(odd)
+    assert trash.restore(wire, ground, 7, odd) == [unlink.Verdict("done")] * len(odd)
+    assert trash.empty(wire, ground.root, "", 20260103).removed == [20260102]
+    assert tree(node.root("dest1")) == before | {".cftools-trash": b"a folder"}
+
+
 LEAVING = [
     ("heartbeat", (b"@/..",)),
     ("heartbeat", (b"/",)),
@@ -138,6 +164,20 @@ LEAVING = [
     ("unlink", (b"@/..", b"", b"99999999999")),
     ("unlink", (b"@", b"..", b"99999999999")),
     ("unlink", (b"@", b"", b"")),
+    ("remove", (b"@/..", b"", b"99999999999")),
+    ("remove", (b"@/sub", b"", b"99999999999")),
+    ("remove", (b"@", b"../outside", b"99999999999")),
+    ("remove", (b"@", b"", b"9-9")),
+    ("remove", (b"@", b"", b"99999999999", b"99999999999")),
+    ("trash", (b"@/..", b"", b"99999999999", b"20260101", b"1")),
+    ("trash", (b"@", b"", b"99999999999", b"20260101", b"../1")),
+    ("trash", (b"@", b"", b"99999999999", b"..", b"1")),
+    ("trash", (b"@", b"", b"99999999999", b"20260101", b"")),
+    ("restore", (b"@/sub", b"", b"99999999999", b"1")),
+    ("restore", (b"@", b"", b"99999999999", b"1/..")),
+    ("restore", (b"@", b"", b"99999999999", b"*")),
+    ("empty", (b"@/..", b"", b"99999999")),
+    ("empty", (b"@", b"", b"-1")),
     ("pull", (b"@", PART, b"a", b"a", b"1", b"", b"1", b"10.0.0.1", b"/", b"", b"", b"", b"")),
 ]
 
@@ -200,13 +240,50 @@ def test_names_on_stdin_that_lead_out_of_the_root_are_not_deleted(node: LocalNod
             b"regular file/%d/%b" % (SIZE, name),
             b"regular file/%d/./sub/a.mpg\0regular file/%d/%b" % (SIZE, SIZE, name),
         ):
-            question = b"%b|%b|." % (unlink._encode(folders), unlink._encode(record + b"\0"))
+            question = b"%b|%b|." % (unlink.encode(folders), unlink.encode(record + b"\0"))
             words = (os.fsencode(root), b"", b"99999999999")
             reply = node.wires["dest1"].call(Script("unlink", unlink.UNLINK, words), question)
             assert reply.status in (6, 9)
             assert tree(node.folder / "dest1") == before
     with pytest.raises(RemoteFault, match="leads out of the root"):
         unlink.unlink(node.wires["dest1"], unlink.Ground(str(root), "", 1 << 40), [surplus("dest1", "../outside")])
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, b"./way/outside"])
+def test_names_on_stdin_that_lead_out_of_the_root_are_not_asked_for(node: LocalNode, name: bytes) -> None:
+    root = node.root("dest1")
+    node.put("sub/a.mpg", "dest1")
+    (root / "way").symlink_to("..")
+    before = tree(node.folder / "dest1")
+    name = name.replace(b"@", os.fsencode(root))
+    for other in (b"", b"./sub/a.mpg\0"):
+        question = unlink.encode(other + name + b"\0") + b"|."
+        words = (os.fsencode(root), b"", b"99999999999")
+        reply = node.wires["dest1"].call(Script("remove", TEXTS["remove"], words), question)
+        assert (reply.status, reply.out) in [(9, b""), (0, b"@./way\0cut")]
+        assert tree(node.folder / "dest1") == before
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, b"./way/outside"])
+@pytest.mark.parametrize(("verb", "more"), [("trash", (b"20260101", b"7")), ("restore", (b"7",))])
+def test_names_on_stdin_that_lead_out_of_the_root_are_not_moved(
+    node: LocalNode, verb: str, more: tuple[bytes, ...], name: bytes
+) -> None:
+    root = node.root("dest1")
+    node.put("sub/a.mpg", "dest1")
+    node.put("sub/b.mpg", "dest1")
+    (root / "way").symlink_to("..")
+    ground = unlink.Ground(str(root), "", 1 << 40)
+    assert trash.move(node.wires["dest1"], ground, "20260101/7", ["sub/b.mpg"]) == [unlink.Verdict("done")]
+    (root / ".cftools-trash" / "20260101" / "outside").write_bytes(CONTENT)
+    before = tree(node.folder / "dest1")
+    name = name.replace(b"@", os.fsencode(root))
+    for other in (b"", b"./sub/a.mpg\0", b"./sub/b.mpg\0"):
+        question = unlink.encode(other + name + b"\0") + b"|."
+        words = (os.fsencode(root), b"", b"99999999999", *more)
+        reply = node.wires["dest1"].call(Script(verb, TEXTS[verb], words), question)
+        assert (reply.status, reply.out) in [(9, b""), (0, b"@./way\0cut")]
+        assert tree(node.folder / "dest1") == before
 
 
 def ask(printed: str, folder: Path, command: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:

@@ -17,8 +17,8 @@ from cftools.model.errors import LockHeld, Stopped
 from cftools.model.rows import Copy
 from cftools.remote.transport import RemoteFault
 from cftools.state import runs, tasks
-from cftools.state.database import Database
-from cftools.state.locks import Locks
+from cftools.state.file_locks import FileLocks
+from cftools.state.sqlite import SqliteDatabase
 
 
 def site_with_task(tmp_path: Path, *, working: bool) -> LocalSite:
@@ -27,7 +27,7 @@ def site_with_task(tmp_path: Path, *, working: bool) -> LocalSite:
     site.configure(distribute={"via": "relay"})
     site.put("a.mpg", "src1")
     site.write_inputs({"a.mpg": []})
-    with Database(site.folder / "state" / "state.db") as database:
+    with SqliteDatabase(site.folder / "state" / "state.db") as database:
         run = runs.begin(database, "distribute", time.time())
         row = Copy("1", "a.mpg", SIZE, "src1", str(site.root("src1") / "a.mpg"), "dest1", 1, 0, "rank")
         (task,) = tasks.accept(database, run, [row], time.time())
@@ -37,7 +37,7 @@ def site_with_task(tmp_path: Path, *, working: bool) -> LocalSite:
 
 
 def ended(site: LocalSite) -> list[tuple[str, str]]:
-    with Database(site.folder / "state" / "state.db") as database:
+    with SqliteDatabase(site.folder / "state" / "state.db") as database:
         assert database.rows("SELECT count(*) FROM journal WHERE state = 'intended'") == [(0,)]
         return database.rows("SELECT state, detail FROM task ORDER BY id")
 
@@ -64,12 +64,12 @@ def test_a_copy_that_waited_for_a_process_that_died_is_cancelled_and_planned_aga
 
 def test_a_copy_of_a_process_that_lives_is_left_alone(tmp_path: Path) -> None:
     site = site_with_task(tmp_path, working=True)
-    with Locks(site.folder / "state" / "locks", "distribute").hold("source-src1"):
+    with FileLocks(site.folder / "state" / "locks", "distribute").hold("source-src1"):
         assert kinds(site.run("plan-distribute"), "copy") == []
         site.run("distribute", expect=75)
         rows = site.run("cycle", "--apply")
         assert kinds(rows, "outcome") == []
-    with Database(site.folder / "state" / "state.db") as database:
+    with SqliteDatabase(site.folder / "state" / "state.db") as database:
         assert database.rows("SELECT state FROM task") == [("working",)]
 
 
@@ -80,7 +80,7 @@ def test_heartbeat_releases_the_copies_of_the_servers_that_fail_and_no_others(tm
     rows = site.run("heartbeat", expect=1)
     released = server != "dest2"
     assert end(rows)["counts"] == {"heartbeat": 3, "failed": 1, "released": int(released)}
-    with Database(site.folder / "state" / "state.db") as database:
+    with SqliteDatabase(site.folder / "state" / "state.db") as database:
         assert database.rows("SELECT state FROM task") == [("cancelled" if released else "working",)]
     assert f"{server}: no heartbeat: no route" in site.talk
 

@@ -30,6 +30,12 @@ EXAMPLES: list[rows.Row] = [
     rows.Copy("c1", "드라마.mpg", 5, "src1", "/data2/드라마.mpg", "dst1", 3, 26, "hot"),
     rows.Delete("dst1", "\uf780", 5, "duplicate", "dst3", 7),
     rows.Outcome("delete", "17", "dst1", "a.mpg", 5, "refused", "its size is 6", 12),
+    rows.Request("album 7", "images", 2_000_000, True),
+    rows.RefusedRequest("", "", "outbox shop", "no key"),
+    rows.Partition("album 7", "images", "s3://b/p", 10, 5, 3, 1, 1, "1 not in time", 12),
+    rows.RequestStatus("album 7", "images", "failed", 10, 5, 3, 1, 1, 10, 1527953525.5, 1527953526, 0.5),
+    rows.PlaceStatus("images", "img1", 1, 2, 3, 1527953525.5, 1527953526, "img1: unreachable: no route"),
+    rows.DeadLetter("album 7", "images", "img1", "a\uf7ff\n.jpg", 3, "Permission denied", 1527953525.5),
 ]
 
 
@@ -137,7 +143,8 @@ NOT_ROWS: dict[str, bytes] = {
     "no kind": b'{"name":"a","hits":1}',
     "a field is missing": b'{"kind":"hot","name":"a"}',
     "a field of another type": b'{"kind":"hot","name":"a","hits":"many"}',
-    "a state that does not exist": pipe.encode(EXAMPLES[-1]).strip().replace(b"refused", b"fine"),
+    "a state that does not exist": pipe.encode(EXAMPLES[10]).strip().replace(b"refused", b"fine"),
+    "a request that is nowhere": pipe.encode(EXAMPLES[14]).strip().replace(b'"failed"', b'"fine"'),
     "nested without end": b'{"kind":"hot","x":' + b"[" * 100_000,
     "a number that fits nowhere": b'{"kind":"hot","name":"a","hits":1e999}',
     "half a surrogate pair": rb'{"kind":"hot","name":"\ud83c","hits":1}',

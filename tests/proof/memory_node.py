@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cftools.actions import arrival, protocol
+from cftools.actions import arrival, protocol, settling
 from cftools.actions import copy as copying
 from cftools.config.schema import Distribute
 from cftools.config.servers import ServerSettings
@@ -23,12 +23,12 @@ from cftools.model.rows import Delete, Outcome
 from cftools.remote.pool import Answer, Fleet
 from cftools.remote.transport import RemoteFault, Reply, Script, Transport, nothing
 from cftools.state import runs
-from cftools.state.database import Database
-from cftools.state.locks import Locks
+from cftools.state.file_locks import FileLocks
+from cftools.state.sqlite import SqliteDatabase
 
 SIZE = 100
 # Seconds a deletion may still happen after it was asked for: the copies of a file go one after the other.
-PATIENCE = 4 * protocol.PATIENCE * 60 + protocol.END_SECONDS
+PATIENCE = 4 * protocol.PATIENCE * 60 + settling.END_SECONDS
 DAY = 86400.0
 
 
@@ -129,7 +129,7 @@ class World:
             ServerSettings(f"dst{n}", "destination", f"10.0.0.{8 + n}", ("/data",)) for n in range(1, destinations + 1)
         ]
         self.servers = {one.name: MemoryServer(one) for one in settings}
-        self.database = Database(Path(":memory:"))
+        self.database = SqliteDatabase(Path(":memory:"))
         self.now = 1_700_000_000.0
         self.lock_owner: Manager | None = None
         self.unlinked: list[Unlinked] = []
@@ -240,7 +240,7 @@ class OneByOne(Fleet):
         return answers
 
 
-class MemoryLocks(Locks):
+class MemoryLocks(FileLocks):
     """The deletion lock of a world: freed, as the kernel does, when its owner dies."""
 
     def __init__(self, manager: Manager) -> None:
@@ -267,23 +267,25 @@ class MemoryLocks(Locks):
         manager.step(Step("unlocked"))
 
 
-class StepDatabase(Database):
+class StepDatabase(SqliteDatabase):
     """A manager's sight of the world's journal: each transaction is a step, all of it or nothing."""
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
-        self._turn, self._connection, self.path = _inside(manager.world.database)
+        self._turn, self._connection, self.path = _of(manager.world.database)
+        self._inside = False
+        self.place = str(self.path)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *, shared: bool = False) -> Iterator[None]:
         """See `Database.transaction`."""
         self._manager.step(Step("commit"))
-        with super().transaction():
+        with super().transaction(shared=shared):
             yield
         self._manager.step(Step("committed"))
 
 
-def _inside(database: Database) -> tuple[Any, Any, Path]:
+def _of(database: SqliteDatabase) -> tuple[Any, Any, Path]:
     return database._turn, database._connection, database.path
 
 
@@ -297,7 +299,7 @@ class Manager:
         self.never_waits = False
         known = [one.settings for one in world.servers.values() if one.settings.name not in without]
         self.fleet = OneByOne(known, lambda settings: MemoryTransport(self, settings.name), 1)
-        self.tools = protocol.Tools(
+        self.tools = settling.Tools(
             self.fleet,
             StepDatabase(self),
             MemoryLocks(self),

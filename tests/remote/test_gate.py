@@ -242,6 +242,21 @@ def test_a_gate_that_writes_refuses_to_work_where_keys_could_be_overwritten(
     assert b"lies below" in ask(below, line).stderr
 
 
+@pytest.mark.parametrize("verb", sorted(gate.WRITING - {"pull"}))
+def test_every_script_that_writes_makes_a_gate_that_writes(ask: Ask, verb: str) -> None:
+    line = command_line(Script(verb, ECHO))
+    writing = made(Rule(verb, ECHO, ""))
+    assert ask(writing, line).returncode == 0
+    assert ask(writing, line, home=Path("/data/vod")).returncode == REFUSED
+    assert ask(made(Rule("look", ECHO, "")), command_line(Script("look", ECHO)), home=Path("/data")).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["unlink", "remove", "trash", "empty"])
+def test_the_head_tells_that_a_stolen_key_can_delete(verb: str) -> None:
+    assert "and delete files there" in render(made(Rule(verb, ECHO, "")))
+    assert "delete files" not in render(made(Rule("restore", ECHO, "")))
+
+
 def test_a_home_below_a_root_by_way_of_a_link_is_seen_too(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "disk" / "vod").mkdir(parents=True)
     (tmp_path / "root").symlink_to("disk")

@@ -1,165 +1,105 @@
-"""The state database: its schema, its transactions, and the one line that tells why it cannot be used."""
+"""What both back ends of the state do alike: schema, transactions, numbers, and one line for each fault."""
 
 from __future__ import annotations
 
-import os
-import re
-import sqlite3
+import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from importlib.resources import files
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
+from state_back_ends import BackEnd
 
 from cftools.model.errors import StateUnusable
+from cftools.state import schema
 from cftools.state.database import VARIABLES, Database
 
-TABLES = {"run", "task", "journal", "heartbeat", "cooldown", "inventory_seen", "history_seen"}
-NOBODY = 65534
-OPEN = "import sys; from pathlib import Path; from cftools.state.database import Database; Database(Path(sys.argv[1]))"
-
-
-def tables(database: Database) -> set[str]:
-    return {row[0] for row in database.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+Start = Callable[..., "subprocess.Popen[bytes]"]
+TABLES = {"run", "task", "journal", "heartbeat", "cooldown", "inventory_seen", "history_seen", "history_acted"}
+NEWEST = schema.migrations()[-1].number
+OPEN = """
+import sys
+from state_back_ends import BackEnd
+print("ready", flush=True)
+sys.stdin.read()
+BackEnd(sys.argv[1]).open().close()
+"""
+HALF_DONE = """
+import sys
+from state_back_ends import BackEnd
+database = BackEnd(sys.argv[1]).open()
+with database.transaction():
+    database.execute("UPDATE run SET pid = 7")
+    print("half done", flush=True)
+    sys.stdin.read()
+"""
 
 
 def insert(database: Database, command: str = "x") -> int:
-    return database.execute("INSERT INTO run (command, host, pid, started) VALUES (?, 'h', 1, 0)", (command,))
+    return database.insert("INSERT INTO run (command, host, pid, started) VALUES (?, 'h', 1, 0)", (command,))
 
 
 def commands(database: Database) -> list[str]:
     return [row[0] for row in database.rows("SELECT command FROM run ORDER BY id")]
 
 
-def complaint(path: Path) -> str:
-    """The line with which a state is refused."""
-    with pytest.raises(StateUnusable) as caught:
-        Database(path)
-    assert caught.value.exit_code == 70
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
+def test_a_fresh_state_gets_the_newest_schema(back_end: BackEnd) -> None:
+    with back_end.open() as database:
+        assert back_end.columns(database).keys() >= TABLES
+        assert back_end.version(database) == NEWEST
 
 
-def test_a_fresh_file_gets_the_newest_schema_and_its_folder(path: Path) -> None:
-    with Database(path) as database:
-        assert tables(database) >= TABLES
-        assert database.rows("PRAGMA user_version") == [(2,)]
-        assert database.rows("PRAGMA journal_mode") == [("wal",)]
-        assert database.rows("PRAGMA synchronous") == [(2,)], "a committed row must survive a power cut"
-        assert database.rows("PRAGMA foreign_keys") == [(1,)]
-
-
-def test_what_was_committed_is_there_when_it_is_opened_again(path: Path) -> None:
-    with Database(path) as database:
+def test_what_was_committed_is_there_when_it_is_opened_again(back_end: BackEnd) -> None:
+    with back_end.open() as database:
         insert(database, "dedup")
-    with Database(path) as database:
+    with back_end.open() as database:
         assert commands(database) == ["dedup"]
 
 
-def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
-    with Database(path) as database:
-        database.execute("PRAGMA user_version = 9")
-    assert complaint(path) == f"{path}: the state has schema 9, this cftools knows 2; use a newer one"
-    with closing(sqlite3.connect(path)) as raw:
-        assert raw.execute("PRAGMA user_version").fetchone() == (9,)
-    raw.close()
+def test_a_newer_schema_is_refused_and_left_alone(back_end: BackEnd) -> None:
+    with back_end.open() as database:
+        back_end.set_version(database, 99)
+        with pytest.raises(StateUnusable) as caught:
+            back_end.open()
+        said = f"{database.place}: the state has schema 99, this cftools knows {NEWEST}; use a newer one"
+        assert (str(caught.value), caught.value.exit_code) == (said, 70)
+        assert back_end.version(database) == 99
 
 
-def test_threads_that_open_a_fresh_file_at_once_all_get_it(path: Path) -> None:
+def test_threads_that_open_a_fresh_state_at_once_all_get_it(back_end: BackEnd) -> None:
     gate = threading.Barrier(6)
 
     def open_it(number: int) -> None:
         gate.wait()
-        with Database(path) as database:
+        with back_end.open() as database:
             insert(database, str(number))
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(open_it, range(6)))
-    with Database(path) as database:
+    with back_end.open() as database:
         assert sorted(commands(database)) == list("012345")
 
 
-def test_processes_that_open_a_fresh_file_at_once_all_get_it(path: Path) -> None:
-    # Each waits for the end of its input, so that all begin together.
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN.replace("Database(Path", "sys.stdin.read(); Database(Path"), path],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for _ in range(4)
-    ]
+def test_processes_that_open_a_fresh_state_at_once_all_get_it(back_end: BackEnd, other_process: Start) -> None:
+    started = [other_process(OPEN, back_end.place) for _ in range(3)]
     for process in started:
-        assert process.stdin
-        process.stdin.write(b"x")
-    ended = []
-    for process in started:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+    for process in started:  # each waits for the end of its input, so that all begin together
         assert process.stdin
         process.stdin.close()
-    for process in started:
-        assert process.stderr
-        ended.append((process.stderr.read(), process.wait(20)))
-        process.stderr.close()
-    assert ended == [(b"", 0)] * 4
-    with Database(path) as database:
-        assert tables(database) >= TABLES
+        process.stdin = None
+    assert [(process.communicate(timeout=20), process.returncode) for process in started] == [((b"", b""), 0)] * 3
+    with back_end.open() as database:
+        assert back_end.columns(database).keys() >= TABLES
 
 
-def test_a_schema_that_lost_its_number_is_refused_rather_than_made_again(path: Path) -> None:
-    with Database(path), closing(sqlite3.connect(path, isolation_level=None)) as raw:
-        raw.execute("PRAGMA user_version = 0")
-    raw.close()
-    assert "table run already exists" in complaint(path)
-
-
-UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "not a database": (lambda path: path.write_bytes(b"historyheader:1524468282\n" * 99), "file is not a database"),
-    "a folder": (lambda path: path.mkdir(), "unable to open database file"),
-}
-
-
-@pytest.mark.parametrize("case", UNUSABLE)
-def test_what_is_no_database_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
-    make, why = UNUSABLE[case]
-    path = tmp_path / "state.db"
-    make(path)
-    assert complaint(path) == f"{path}: state database unusable: {why}; nothing is deleted without it"
-
-
-def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    said = complaint(tmp_path / "file" / "state" / "state.db")
-    assert "state database unusable: [Errno 20] Not a directory" in said
-
-
-@pytest.mark.parametrize("case", ["folder", "file"])
-def test_what_cannot_be_written_is_refused_in_one_line(case: str) -> None:
-    # As an ordinary user: root may write everywhere. Below /tmp itself, for pytest's own folders are private.
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        path = folder / "state.db"
-        if case == "file":
-            Database(path).close()
-            path.chmod(0o444)
-        folder.chmod(0o555)
-        code = f"{OPEN}.execute('DELETE FROM run')"
-        user = NOBODY if os.getuid() == 0 else None
-        code = code.replace(
-            "Database(Path", "import os; (os.setuid(int(sys.argv[2])) if sys.argv[2] else 0); Database(Path"
-        )
-        done = subprocess.run([sys.executable, "-c", code, path, str(user or "")], capture_output=True, check=False)
-        folder.chmod(0o755)
-        left = sorted(entry.name for entry in folder.iterdir())
-    (last,) = done.stderr.decode().splitlines()[-1:]
-    assert last.startswith(f"cftools.model.errors.StateUnusable: {path}: state database unusable: "), done.stderr
-    assert re.search("unable to open database file|readonly database", last), last
-    assert left == (["state.db"] if case == "file" else [])
+def test_a_schema_that_lost_its_number_is_refused_rather_than_made_again(back_end: BackEnd) -> None:
+    with back_end.open() as database:
+        back_end.set_version(database, 0)
+    with pytest.raises(StateUnusable, match=r"state database unusable: (table run|relation .run.) already exists;"):
+        back_end.open()
 
 
 def test_a_transaction_that_fails_leaves_nothing(database: Database, another: Database) -> None:
@@ -171,12 +111,36 @@ def test_a_transaction_that_fails_leaves_nothing(database: Database, another: Da
 
     with pytest.raises(KeyError):
         half_done("UPDATE run SET pid = 7")
-    with pytest.raises(StateUnusable, match="no such table: nowhere"):
+    with pytest.raises(StateUnusable, match=r"no such table: nowhere|relation .nowhere. does not exist"):
         half_done("DELETE FROM nowhere")
     with database.transaction():
         insert(database, "kept")
     assert commands(another) == ["test", "kept"]
     assert another.rows("SELECT pid FROM run WHERE pid = 7") == []
+
+
+def test_a_transaction_of_a_killed_process_leaves_nothing_and_holds_up_nobody(
+    database: Database, back_end: BackEnd, other_process: Start
+) -> None:
+    process = other_process(HALF_DONE, back_end.place)
+    assert process.stdout
+    assert process.stdout.readline() == b"half done\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    database.execute("UPDATE run SET command = 'after'")
+    assert database.rows("SELECT count(*) FROM run WHERE pid = 7 OR command <> 'after'") == [(0,)]
+
+
+def test_a_transaction_inside_a_transaction_is_a_mistake_of_ours(database: Database) -> None:
+    def nested() -> None:
+        with database.transaction():
+            insert(database)
+            with database.transaction():
+                insert(database)
+
+    with pytest.raises(RuntimeError):
+        nested()
+    assert commands(database) == ["test"]
 
 
 def test_nothing_of_a_transaction_is_seen_by_others_before_its_end(database: Database, another: Database) -> None:
@@ -200,6 +164,46 @@ def test_what_is_read_in_a_transaction_still_holds_when_it_is_written(database: 
     assert database.rows("SELECT pid FROM run") == [(80,)]
 
 
+def test_a_single_statement_waits_for_the_transactions_of_others(database: Database, another: Database) -> None:
+    changed = threading.Event()
+
+    def change() -> None:
+        insert(another, "late")
+        changed.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction():
+            before = database.rows("SELECT count(*) FROM run")
+            waiting = pool.submit(change)
+            assert not changed.wait(0.2)
+            assert database.rows("SELECT count(*) FROM run") == before
+        waiting.result(10)
+    assert commands(database) == ["test", "late"]
+
+
+def test_shared_transactions_never_take_the_same_row(database: Database, another: Database) -> None:
+    for number in range(30):
+        insert(database, f"{number}")
+    gate = threading.Barrier(2)
+
+    def take(connection: Database) -> list[int]:
+        gate.wait()
+        taken: list[int] = []
+        while True:
+            with connection.transaction(shared=True):
+                found = connection.rows(
+                    "SELECT id FROM run WHERE note = '' ORDER BY id LIMIT 1" + connection.skip_locked
+                )
+                if not found:
+                    return taken
+                connection.execute("UPDATE run SET note = 'taken' WHERE id = ?", found[0])
+            taken.append(found[0][0])
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(take, [database, another])
+    assert sorted(one + other) == list(range(1, 32))
+
+
 def test_threads_of_one_process_take_turns(database: Database) -> None:
     def add(number: int) -> None:
         with database.transaction():
@@ -213,35 +217,63 @@ def test_threads_of_one_process_take_turns(database: Database) -> None:
     assert all(first[:-1] == second[:-1] for first, second in zip(seen[::2], seen[1::2], strict=True)), seen
 
 
+def test_an_insert_tells_its_number_and_a_change_its_rows(database: Database) -> None:
+    assert [insert(database), insert(database)] == [2, 3]
+    assert database.execute("UPDATE run SET pid = 9 WHERE id > ?", (1,)) == 2
+    assert database.execute("UPDATE run SET pid = 9 WHERE id > ?", (5,)) == 0
+    assert database.execute("DELETE FROM run WHERE id = ?", (3,)) == 1
+
+
+def test_reserved_numbers_are_nobody_elses(database: Database, another: Database) -> None:
+    with database.transaction():
+        numbers = database.reserve("run", 3)
+        statement = "INSERT INTO run (id, command, host, pid, started) VALUES (?, ?, ?, ?, ?)"
+        database.execute_many(statement, [(number, str(number), "h", 1, 0.5) for number in numbers])
+    assert numbers == [2, 3, 4]
+    assert insert(another) == 5
+    assert commands(another) == ["test", "2", "3", "4", "x"]
+
+
+def test_many_rows_are_written_all_or_none(database: Database, another: Database) -> None:
+    statement = "INSERT INTO heartbeat (server, role, ok, milliseconds, error, at) VALUES (?, ?, ?, ?, ?, ?)"
+    good = [(f"s{n}", "source", n == 1, n, "it's 100%\t\\N \ud55c\n", n / 4) for n in range(3)]
+    database.execute_many(statement, iter(good))
+    assert another.rows("SELECT * FROM heartbeat ORDER BY server") == [
+        (*row[:2], int(row[2]), *row[3:]) for row in good
+    ]
+    with pytest.raises(StateUnusable, match=r"(?i)unique constraint"), database.transaction():
+        database.execute_many(statement, [("t1", "", 0, 0, "", 0), ("s1", "", 0, 0, "", 0)])
+    assert another.rows("SELECT count(*) FROM heartbeat WHERE server = 't1'") == [(0,)]
+
+
+def test_values_come_back_as_they_went_in(database: Database) -> None:
+    ((text, flag, number, null, big),) = database.rows(
+        "SELECT CAST(? AS TEXT), ?, CAST(? AS REAL), NULL, ?", ("'?%s%%\uf7ff", True, 1e-7, 2**62)
+    )
+    assert (text, flag, null, big) == ("'?%s%%\uf7ff", 1, None, 2**62)
+    assert number == pytest.approx(1e-7)
+    database.execute("UPDATE run SET note = 'what? 100%' WHERE id = ?", (1,))
+    assert database.rows("SELECT note FROM run WHERE note LIKE '%?_100%'") == [("what? 100%",)]
+    insert(database, "b"), insert(database, "B"), insert(database, "a")
+    assert [row[0] for row in database.rows("SELECT command FROM run ORDER BY command")] == ["B", "a", "b", "test"]
+    ((total, mean),) = database.rows("SELECT sum(id), avg(id) FROM run")
+    assert (total, type(total), mean) == (10, int, 2.5)
+
+
 def test_a_statement_takes_as_many_values_as_it_promises(database: Database) -> None:
     marks = ",".join("?" * VARIABLES)
     assert database.rows(f"SELECT 1 WHERE 5 IN ({marks})", list(range(VARIABLES))) == [(1,)]
 
 
-def test_a_closed_database_is_unusable_not_a_bug(path: Path) -> None:
-    database = Database(path)
+def test_a_sound_state_shows_no_damage(database: Database) -> None:
+    assert database.damage() is None
+
+
+def test_a_closed_database_is_unusable_not_a_bug(back_end: BackEnd) -> None:
+    database = back_end.open()
     database.close()
     database.close()
-    with pytest.raises(StateUnusable, match="closed database"):
+    with pytest.raises(StateUnusable, match=r"closed") as caught:
         database.rows("SELECT 1")
-
-
-def test_a_state_of_schema_1_keeps_its_rows_and_gives_open_deletions_a_day(path: Path) -> None:
-    first = files("cftools.state").joinpath("migrations", "0001_first.sql").read_text()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path)) as old:
-        old.executescript(first)
-        old.execute("INSERT INTO run (command, host, pid, started) VALUES ('dedup', 'h', 1, 0)")
-        old.executemany(
-            "INSERT INTO journal (run, verb, server, name, size, reason, state, at)"
-            " VALUES (1, ?, 'd', ?, 5, 'x', ?, 1000.5)",
-            [("delete", "open", "intended"), ("delete", "gone", "done"), ("copy", "coming", "intended")],
-        )
-        old.execute("PRAGMA user_version = 1")
-        old.commit()
-    with Database(path) as database:
-        assert database.rows("SELECT verb, name, state, expires FROM journal ORDER BY id") == [
-            ("delete", "open", "intended", 1000 + 86400),
-            ("delete", "gone", "done", 0),
-            ("copy", "coming", "intended", 0),
-        ]
+    assert str(caught.value).startswith(f"{database.place}: state database unusable: ")
+    assert isinstance(database.damage(), StateUnusable)

@@ -1,4 +1,4 @@
-"""Sites for the system tests, each on loopback addresses of its own."""
+"""Sites for the system tests, each on loopback addresses of its own, and servers that start slowly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from broker_server import BrokerServer
 from site_of_sshd import MakeSite, Site
 
 _numbers = itertools.count(1)
@@ -27,3 +28,18 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
             return site
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def _broker() -> Iterator[BrokerServer]:
+    with BrokerServer() as server:
+        yield server
+
+
+@pytest.fixture
+def broker(_broker: BrokerServer) -> Iterator[BrokerServer]:
+    """The RabbitMQ of this worker process, running. Tests that use it are of the xdist group "broker", so that it is
+    started once; one that ends it need not start it again."""
+    yield _broker
+    if not _broker.running():
+        _broker.start()

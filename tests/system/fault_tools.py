@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from site_of_sshd import Row, Site
 
-from cftools.actions.protocol import END_SECONDS
+from cftools.actions.settling import END_SECONDS
 from cftools.lab.sshd import Shape
-from cftools.state.locks import Locks
+from cftools.state.file_locks import FileLocks
 
 PATIENCE = 20.0  # seconds within which anything that is to happen has happened
 FAST_LIMITS: dict[str, Any] = {"connect_timeout": "1s", "response_timeout": "1s"}
@@ -152,7 +152,7 @@ def working_on(site: Site, server: str) -> list[str]:
 
 def assert_in_order(site: Site, *, keeps_parts: bool = False) -> None:
     """No lock is held, nothing is left unsettled, and no unfinished copy lies about unless ``keeps_parts``."""
-    assert Locks(site.folder / "state" / "locks", "test").held() == []
+    assert FileLocks(site.folder / "state" / "locks", "test").held() == []
     assert state(site, "SELECT verb, server, name FROM journal WHERE state = 'intended'") == []
     assert state(site, "SELECT name FROM task WHERE state IN ('ready', 'working')") == []
     if not keeps_parts:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from site_of_sshd import Row, Site
 
-from cftools.state.locks import Holder, Locks
+from cftools.state.file_locks import FileLocks
+from cftools.state.locks import Holder
 
 HOOKS = Path(__file__).parent / "fault_hooks"
 PLAIN_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -94,9 +95,9 @@ def journal(site: Site) -> list[JournalRow]:
     return [JournalRow(*row) for row in rows]  # type: ignore[arg-type]
 
 
-def locks_of(site: Site) -> Locks:
+def locks_of(site: Site) -> FileLocks:
     """The locks of a site, for this process to look at or to hold."""
-    return Locks(site.folder / "state" / "locks", "test")
+    return FileLocks(site.folder / "state" / "locks", "test")
 
 
 def held(site: Site) -> list[Holder]:

@@ -25,9 +25,10 @@ from unittest import mock
 
 from site_of_sshd import CONTENT, Site
 
-from cftools.actions.protocol import END_SECONDS
+from cftools.actions.settling import END_SECONDS
 from cftools.cli import app
-from cftools.state.locks import Locks
+from cftools.state.file_locks import FileLocks
+from cftools.state.locks import Holder
 
 FAULT_POINTS = Path(__file__).with_name("fault_points")
 SETTLE_RUNS = 3  # the run after a kill, one after the deletions under way have expired, and one to spare
@@ -84,12 +85,15 @@ class KillNine:
 
     def reset(self) -> None:
         """All servers and the state as they were before the first run."""
-        shutil.rmtree(self.site.folder / "state", ignore_errors=True)
+        self._reset_state()
         for server in self.site.names:
             for path in self.site.root(server).iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for name, (servers, content) in self.scene.files.items():
             self.site.put(name, *servers, content=content)
+
+    def _reset_state(self) -> None:
+        shutil.rmtree(self.site.folder / "state", ignore_errors=True)
 
     def run_killed(self, point: str) -> tuple[int, list[str]]:
         """Runs the command as a process that kills itself at ``point`` (never, when empty): its exit code, and the
@@ -164,8 +168,11 @@ class KillNine:
                 yield f"{place} is not what it should be"
             if place not in self._start and ("copy", place) not in known:
                 yield f"{place} appeared, and the journal does not know"
-        if held := Locks(self.site.folder / "state" / "locks", "test").held():
+        if held := self._held():
             yield f"locks of a dead process: {held}"
+
+    def _held(self) -> list[Holder]:
+        return FileLocks(self.site.folder / "state" / "locks", "test").held()
 
     def _keeps(self, files: dict[Place, bytes], name: str) -> bool:
         return any((server, name) in files for server in self.site.destinations)
@@ -185,8 +192,11 @@ class KillNine:
 
         A server that has nothing left to do cannot tell this from waiting."""
         self.wait_for_servers()
+        self._change(f"UPDATE journal SET expires = expires - {EXPIRY_SECONDS} WHERE state = 'intended'")
+
+    def _change(self, statement: str) -> None:
         with closing(sqlite3.connect(self.site.folder / "state" / "state.db")) as state, state:
-            state.execute("UPDATE journal SET expires = expires - ? WHERE state = 'intended'", (EXPIRY_SECONDS,))
+            state.execute(statement)
 
     def wait_for_servers(self) -> dict[int, str]:
         """Waits for the end of what goes on on the servers; what still does after a while."""

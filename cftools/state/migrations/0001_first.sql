@@ -29,6 +29,8 @@ CREATE TABLE task (
     journal INTEGER
 );
 -- One file is copied once at a time, and one source serves one copy at a time, whatever processes run.
+-- (A plain index of PostgreSQL takes no entry over 2704 bytes; names may be longer.)
+-- postgresql: CREATE UNIQUE INDEX task_one_per_name ON task (md5(name)) WHERE state IN ('ready', 'working')
 CREATE UNIQUE INDEX task_one_per_name ON task (name) WHERE state IN ('ready', 'working');
 CREATE UNIQUE INDEX task_one_per_source ON task (source) WHERE state = 'working';
 CREATE INDEX task_by_state ON task (state, finished);
@@ -50,6 +52,7 @@ CREATE TABLE journal (
     finished REAL
 );
 CREATE INDEX journal_unsettled ON journal (verb, server) WHERE state = 'intended';
+-- postgresql: CREATE INDEX journal_by_name ON journal USING hash (name)
 CREATE INDEX journal_by_name ON journal (name, id);
 CREATE INDEX journal_arrivals ON journal (finished) WHERE verb = 'copy' AND state = 'done';
 

@@ -10,7 +10,9 @@ the file ``FAULT_LOG``.hold is there.
 - ``file``: a file of the machine is about to be written, removed, renamed, truncated or locked;
 - ``remote``: a script is about to be sent (opening), was started (opened), half of its input was written (half), all
   of it (sent), its input was ended (closed), its answer arrived (answered);
-- ``stream``: a piece of what a long script says was read.
+- ``outbox``: a row of an application's table was found, marked as taken, or refused;
+- ``stream``: a piece of what a long script says was read;
+- ``broker``: the queue was declared, or messages are let in, or one was published, settled, put back or buried.
 """
 
 from __future__ import annotations
@@ -108,6 +110,7 @@ def database_points(points: FaultPoints) -> Callable[[ModuleType], None]:
 
     def patch(module: ModuleType) -> None:
         after(module.Database, "execute", ran)
+        after(module.Database, "insert", ran)
         after(module.Database, "execute_many", ran)
 
     return patch
@@ -156,9 +159,37 @@ def ssh_points(points: FaultPoints) -> Callable[[ModuleType], None]:
     return patch
 
 
+def broker_points(points: FaultPoints) -> Callable[[ModuleType], None]:
+    """The patch for cftools.remote.broker."""
+
+    def reach(what: str) -> Callable[..., None]:
+        return lambda *_: points.reach(f"broker {what}")
+
+    def patch(module: ModuleType) -> None:
+        for method in ("_declare", "consume", "take", "_publish", "settle", "put_back", "bury"):
+            after(module.Broker, method, reach(method.strip("_")))
+
+    return patch
+
+
+def outbox_points(points: FaultPoints) -> Callable[[ModuleType], None]:
+    """The patch for cftools.remote.outbox."""
+
+    def patch(module: ModuleType) -> None:
+        for method in ("find", "take", "refuse"):
+            after(module.OutboxTable, method, lambda *_, method=method: points.reach(f"outbox {method}"))
+
+    return patch
+
+
 def install(points: FaultPoints) -> None:
     """Puts the points into this process."""
-    patches = {"cftools.state.database": database_points(points), "cftools.remote.ssh": ssh_points(points)}
+    patches = {
+        "cftools.state.database": database_points(points),
+        "cftools.remote.ssh": ssh_points(points),
+        "cftools.remote.broker": broker_points(points),
+    }
+    patches["cftools.remote.outbox"] = outbox_points(points)
     sys.meta_path.insert(0, PatchingFinder(patches))
     sys.addaudithook(points.audit)
 
