@@ -57,7 +57,7 @@ def settle_dead_runs(tools: Tools, silent: dict[str, str]) -> Open:
     for row in journal.unsettled_deletes(tools.database, elsewhere=True):
         if row.server in tools.fleet.servers:
             by_server[row.server].append(row)
-        elif "://" not in row.server and tools.clock() - row.at > FORGOTTEN_SECONDS:
+        elif tools.clock() - row.at > FORGOTTEN_SECONDS:
             settled.append(journal.Settlement(row.id, "failed", "not known: its server left the config"))
     for server in silent.keys() & by_server.keys():
         stay |= dict.fromkeys((row.name for row in by_server.pop(server) if not row.root), silent[server])

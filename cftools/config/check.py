@@ -129,6 +129,18 @@ def _targets(config: Config, entries: list[tuple[str, Entry]]) -> Iterator[Findi
             elif server in seen:
                 yield Finding((key,), f"{quoted(server)} is listed twice")
             seen.add(server)
+        if target.root:
+            yield from _above(f"bulk_delete.targets.{name}", target, entries)
+
+
+def _above(key: str, target: BulkDeleteTarget, entries: list[tuple[str, Entry]]) -> Iterator[Finding]:
+    """A target whose folder holds a whole root of the node would delete files of which the node's other jobs believe
+    that nobody else does. One inside a root they know."""
+    for entry_key, entry in entries:
+        for root_key, root in _roots(entry_key, entry) if entry.name in target.servers else []:
+            if root.startswith(f"{target.root}/"):
+                what = f"{quoted(target.root)} holds {quoted(root)} of {entry.name}; name that folder, or one beside it"
+                yield Finding((f"{key}.root", root_key), what)
 
 
 def _place(key: str, target: BulkDeleteTarget) -> Iterator[Finding]:

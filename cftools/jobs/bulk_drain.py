@@ -63,6 +63,7 @@ class Drain:
         self._horizon = horizon(job)
         self._pool = ThreadPoolExecutor(job.config.ssh.parallel, thread_name_prefix="drain")
         self._busy: dict[str, Future[None]] = {}  # by server: it does one thing at a time
+        self._served: dict[Pair, int] = {}  # when each was begun with last, counted
         silent: dict[str, str] = {}
         tools = delete_tools(job)
         turn = SharedTurn(job, lambda: settle_dead_runs(tools, silent), self._is_ended)
@@ -101,8 +102,10 @@ class Drain:
         if self._is_ended():
             return False
         started = False
-        for pair in partitions.waiting(self._job.database, time.time(), self._horizon):
-            if pair.server not in self._busy:
+        pairs = partitions.waiting(self._job.database, time.time(), self._horizon)
+        for pair in sorted(pairs, key=lambda pair: self._served.get(pair, 0)):  # whoever waits longest comes first
+            if pair.server not in self._busy and len(self._busy) < self._job.config.ssh.parallel:
+                self._served[pair] = max(self._served.values(), default=0) + 1
                 self._busy[pair.server] = self._pool.submit(self._work, pair)
                 started = True
         return started

@@ -139,9 +139,9 @@ def _lease_seconds(server: ServerSettings) -> float:
 
 
 def noted_below(server: ServerSettings, root: str) -> tuple[journal.Ground, str]:
-    """How the journal calls files below a target's folder: the ground, and what their names begin with. In one of the
-    node's own folders they are the node's own files."""
-    for own in server.roots:
+    """How the journal calls files below a target's folder: the ground, and what their names begin with. In that of a
+    destination they are the node's own files."""
+    for own in server.roots if server.role == "destination" else ():
         if f"{root}/".startswith(f"{own}/"):
             return journal.Ground(server.name, ""), f"{root}/".removeprefix(f"{own}/")
     return journal.Ground(server.name, root), ""

@@ -17,6 +17,7 @@ from cftools.remote.transport import RemoteFault
 from cftools.state import journal, partitions
 from cftools.state.partitions import Lease, Pair, Partition, Policy, Rests, Settled
 
+SLICE_SECONDS = 10.0  # then other targets of the server, and other servers, come first
 LEFT = "the config has this server no more for its target"
 
 
@@ -36,7 +37,7 @@ def rests(job: Job) -> Rests:
 
 
 class Worker:
-    """Works on one server of a target until nothing is due there, or it cannot be asked."""
+    """Works on one server of a target until nothing is due there, it cannot be asked, or it is somebody else's turn."""
 
     def __init__(self, shared: Round, pair: Pair) -> None:
         self._shared, self._pair = shared, pair
@@ -53,7 +54,8 @@ class Worker:
         if place is None:
             self._pause(LEFT)
             return
-        while not self._shared.ended():
+        ends = time.monotonic() + SLICE_SECONDS
+        while not self._shared.ended() and time.monotonic() < ends:
             try:
                 with place.turn():
                     if self._shared.ended() or not self._work_once(place):  # the turn may have come late
@@ -72,7 +74,7 @@ class Worker:
             call = place.begin(partition)
         except RemoteFault as fault:
             partitions.release(self._job.database, partition, self._job.run)
-            self._pause(str(fault), partition)
+            self._pause(f"{fault.kind}: {fault.detail}", partition)
             return False
         try:
             verdicts = self._unless_protected(place, partition)
@@ -127,7 +129,7 @@ class Worker:
 
     def _failures(self, partition: Partition, call: Call, failed: dict[int, str]) -> list[Row]:
         tries = partition.attempts + 1
-        end = f"; given up after {tries} tries" if tries >= self._policy.attempts else ""
+        end = f"; given up after {tries} {'try' if tries == 1 else 'tries'}" if tries >= self._policy.attempts else ""
         return [
             Outcome(
                 *("delete", str(call.numbers[place]), partition.server, partition.names[place], 0, "failed"),
@@ -143,13 +145,15 @@ class Worker:
             detail = f"not asked: {fault.detail}"
             journal.settle(job.database, [journal.Settlement(n, "refused", detail) for n in call.numbers], time.time())
             partitions.release(job.database, partition, job.run)
-            self._pause(str(fault), partition)
+            self._pause(f"{fault.kind}: {fault.detail}", partition)
             return False
         try:
             place.check()
         except RemoteFault:
-            self._pause(str(fault), partition)  # the claim holds until the call is over, whatever it still does
+            # The claim holds until the call is over, whatever it still does.
+            self._pause(f"{fault.kind}: {fault.detail}", partition)
             return False
+        partitions.resume(job.database, self._pair)
         # The server is well, so it is these files: divided, one of them will be found to be slow.
         every = range(len(partition.names))
         single = len(every) == 1

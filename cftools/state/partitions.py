@@ -183,18 +183,24 @@ def settle(
             " already = bulk_progress.already + excluded.already",
             (partition.request, partition.server, settled.done, settled.already),
         )
-        for some in settled.again:
-            due = max(now + policy.rests.after(1), settled.not_before)
-            _put_back(database, partition, some, partition.attempts, due, "the answer took too long")
-        if policy.attempts <= partition.attempts + 1:
-            _bury(database, partition, settled.failed, partition.attempts + 1, now)
-        elif settled.failed:
-            error = next(iter(settled.failed.values()))
-            due = max(now + policy.rests.after(partition.attempts + 1), settled.not_before)
-            _put_back(database, partition, sorted(settled.failed), partition.attempts + 1, due, error)
+        if requests.is_open(database, partition.request):  # and was not withdrawn meanwhile
+            _come_back(database, partition, settled, policy, now)
         _note_pace(database, partition, settled)
         requests.finish_if_over(database, partition.request, now, keep_names=policy.keep_names)
     return True
+
+
+def _come_back(database: Database, partition: Partition, settled: Settled, policy: Policy, now: float) -> None:
+    """Puts back what is to be asked again, and buries what was tried often enough."""
+    for some in settled.again:
+        due = max(now + policy.rests.after(1), settled.not_before)
+        _put_back(database, partition, some, partition.attempts, due, "the answer took too long")
+    if policy.attempts <= partition.attempts + 1:
+        _bury(database, partition, settled.failed, partition.attempts + 1, now)
+    elif settled.failed:
+        error = next(iter(settled.failed.values()))
+        due = max(now + policy.rests.after(partition.attempts + 1), settled.not_before)
+        _put_back(database, partition, sorted(settled.failed), partition.attempts + 1, due, error)
 
 
 def _put_back(
@@ -245,15 +251,16 @@ class Pause(NamedTuple):
 
 
 def pause(database: Database, pair: Pair, error: str, rests: Rests, now: float) -> Pause:
-    """Lets a server rest, longer with each failure in a row."""
+    """Lets a server rest, longer with each failure in a row. Time in which nobody asked it does not count as time in
+    which it could not be asked."""
     with database.transaction():
-        known = database.rows("SELECT failures, since FROM bulk_pause WHERE target = ? AND server = ?", pair)
-        failures, since = (known[0][0] + 1, min(known[0][1], now)) if known else (1, now)
+        known = database.rows("SELECT failures, since, until FROM bulk_pause WHERE target = ? AND server = ?", pair)
+        failures, since = (known[0][0] + 1, min(known[0][1] + max(0, now - known[0][2]), now)) if known else (1, now)
         until = now + rests.after(failures)
         database.execute(
             "INSERT INTO bulk_pause (target, server, failures, since, until, error) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (target, server) DO UPDATE SET failures = excluded.failures, until = excluded.until,"
-            " error = excluded.error",
+            " ON CONFLICT (target, server) DO UPDATE SET failures = excluded.failures, since = excluded.since,"
+            " until = excluded.until, error = excluded.error",
             (*pair, failures, since, until, error[:KEPT_ERROR]),
         )
     return Pause(until, since)

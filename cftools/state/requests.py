@@ -93,6 +93,11 @@ def _finish_if_over(database: Database, request: int, now: float, *, keep_names:
         database.execute("DELETE FROM bulk_block WHERE request = ?", (request,))
 
 
+def is_open(database: Database, request: int) -> bool:
+    """Whether anything of the request is still to be deleted."""
+    return bool(database.rows("SELECT 1 FROM bulk_request WHERE id = ? AND state = 'open'", (request,)))
+
+
 def finish_if_over(database: Database, request: int, now: float, *, keep_names: bool) -> None:
     """Ends an open request of which nothing is left to ask; call it inside the transaction that settled the last of it.
 
@@ -241,19 +246,20 @@ LONGEST_LEASE = 86400.0  # seconds; one that ends later was noted before the clo
 
 
 def withdraw(database: Database, request: Known, now: float) -> int:
-    """Takes what no run has claimed out of work; returns how many partitions are still claimed.
-
-    When none is, the request is `restored`: nothing of it is to be deleted any more, its dead letters included.
-    """
+    """Ends a request as `restored`: nothing of it is to be deleted any more, dead letters included. Returns how many
+    partitions are still claimed: those are settled once more, but never asked about again."""
     with database.transaction():
+        database.execute(
+            "UPDATE bulk_request SET state = 'restored', finished = ? WHERE id = ? AND state <> 'restored'",
+            (now, request.id),
+        )
+        database.execute("DELETE FROM bulk_dead WHERE request = ?", (request.id,))
         database.execute(
             "DELETE FROM bulk_work WHERE request = ? AND (lease <= ? OR lease > ?)",
             (request.id, now, now + LONGEST_LEASE),
         )
         claimed = database.rows("SELECT count(*) FROM bulk_work WHERE request = ?", (request.id,))[0][0]
         if not claimed:
-            database.execute("DELETE FROM bulk_dead WHERE request = ?", (request.id,))
-            database.execute("UPDATE bulk_request SET state = 'restored', finished = ? WHERE id = ?", (now, request.id))
             # Servers of which nothing is wanted any more: whatever comes for them one day has all its time.
             database.execute(
                 "DELETE FROM bulk_pause WHERE NOT EXISTS (SELECT 1 FROM bulk_work w WHERE w.target = bulk_pause.target"
@@ -278,7 +284,7 @@ def forget(database: Database, before: float) -> int:
         with database.transaction():
             if not database.rows("SELECT 1 FROM bulk_request WHERE id = ? AND state <> 'open'", (request,)):
                 continue  # its dead letters are being tried again
-            for table in ("bulk_dead", "bulk_progress", "bulk_block"):
+            for table in ("bulk_work", "bulk_dead", "bulk_progress", "bulk_block"):
                 database.execute(f"DELETE FROM {table} WHERE request = ?", (request,))
             database.execute("DELETE FROM bulk_request WHERE id = ?", (request,))
     return len(ended)

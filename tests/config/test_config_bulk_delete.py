@@ -14,7 +14,7 @@ MINIMAL = """\
 node: n
 inputs: {hitcount_history: h, grade_info: g}
 sources: [{name: s1, address: 10.0.0.1, roots: [/a]}]
-destinations: [{name: d1, address: 10.0.0.2, root: /a}]
+destinations: [{name: d1, address: 10.0.0.2, root: /srv/a}]
 """
 
 
@@ -135,3 +135,9 @@ def test_without_a_word_it_works_as_documented(tmp_path: Path) -> None:
     assert (found.partition, found.attempts, found.retry_delay, found.retry_delay_limit) == (5000, 3, 60, 3600)
     assert (found.give_up_after, found.keep, found.max_resources) == (7 * 86400, 30 * 86400, 2_000_000)
     assert (found.targets, found.outboxes, found.broker) == ({}, {}, None)
+
+
+def test_a_target_may_lie_in_a_root_but_may_not_hold_one(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, "{targets: {a: {servers: [d1], root: /srv}}}")
+    assert "bulk_delete.targets.a.root: '/srv' holds" in fault
+    assert bulk(tmp_path, "{targets: {a: {servers: [d1], root: /srv/a/albums}}}").targets["a"].root == "/srv/a/albums"

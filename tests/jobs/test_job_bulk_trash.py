@@ -244,7 +244,7 @@ def test_a_request_is_withdrawn_though_it_waits_for_one_call(album: Album) -> No
     thread.start()
     album.restore()
     thread.join()
-    assert seen == [("dest1", 0, "open")]
+    assert seen == [("dest1", 0, "restored")]
     assert album.status() == "restored"
 
 

@@ -19,6 +19,7 @@ from cftools.model import frames
 from cftools.plans import dedup, known
 from cftools.plans.values import Node
 from cftools.state import journal
+from cftools.state.database import Database
 
 
 def found(explorer: Explorer) -> set[str]:
@@ -95,9 +96,11 @@ def test_when_what_stands_is_settled_before_its_time_a_late_deletion_takes_the_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unsettled = journal.unsettled_deletes
-    monkeypatch.setattr(
-        journal, "unsettled_deletes", lambda database: [one._replace(expires=0) for one in unsettled(database)]
-    )
+
+    def expired(database: Database, *, elsewhere: bool = False) -> list[journal.Unsettled]:
+        return [one._replace(expires=0) for one in unsettled(database, elsewhere=elsewhere)]
+
+    monkeypatch.setattr(journal, "unsettled_deletes", expired)
     assert "dedup deleted the last copy" in found(Explorer(2))
 
 

@@ -151,7 +151,7 @@ class Album:
     def make_due(self) -> None:
         """Ends all rests."""
         self.change("UPDATE bulk_work SET due = 0")
-        self.change("UPDATE bulk_pause SET until = 0")
+        self.change(f"UPDATE bulk_pause SET until = {time.time()}")
 
     def let_expire(self) -> None:
         """Makes it later than any deletion under way may last."""
