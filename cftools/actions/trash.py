@@ -152,7 +152,7 @@ $device") mv -n -t "$to" -- "$@" ;;
       above=$day/${name%/*}
       while [ "$above" != "$day/." ]; do [ ! -L "$above" ] || { printf "~\0"; exit 255; }; above=${above%/*}; done
       if [ -f "$day/$name" ] && [ ! -L "$day/$name" ]; then found=$day/$name; break; fi
-      above=$day/${name%/*}; while [ ! -e "$above" ]; do above=${above%/*}; done
+      above=$day/${name%/*}; while [ ! -e "$above" ] && [ "$above" != "$day" ]; do above=${above%/*}; done
       [ -x "$above" ] || unknown=yes
     done
     if [ -e "$name" ] || [ -L "$name" ]; then
