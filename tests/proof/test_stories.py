@@ -10,7 +10,7 @@ from planner_table import table
 from stories import DESTINATIONS, Story
 
 CHUNKS = 4
-STORIES = 5_000  # a chunk
+STORIES = 3_000  # a chunk
 SWEEP = 250_000
 
 

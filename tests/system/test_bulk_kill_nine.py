@@ -171,7 +171,7 @@ def kill(make_site: MakeSite, seed: object, drains: int, submits: int) -> None:
 
 @pytest.mark.timeout(300)  # half a minute where nothing else runs
 def test_drains_and_submits_that_are_killed_lose_nothing_and_delete_nothing_else(make_site: MakeSite) -> None:
-    kill(make_site, "bulk", drains=60, submits=20)
+    kill(make_site, "bulk", drains=110, submits=20)
 
 
 @pytest.mark.sweep

@@ -110,13 +110,13 @@ def test_a_service_that_cannot_be_reached_costs_no_attempts(bucket: Bucket, monk
     assert "no connection: Connection refused" in bucket.talk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     bucket.aim(bucket.swift.endpoint)
-    bucket.drain("--for", "0.5s", expect=1)
+    bucket.drain("--for", "3s", expect=1)
     assert "SignatureDoesNotMatch" in bucket.talk
     assert USER not in bucket.talk
     assert bucket.state("SELECT sum(attempts) FROM bulk_work") == [(0,)]
     assert bucket.left() == ["a", "b"]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
-    assert end(bucket.drain("--for", "1.5s"))["counts"]["done"] == 2
+    assert end(bucket.drain("--for", "3s"))["counts"]["done"] == 2
     assert bucket.left() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 from pathlib import Path
@@ -92,7 +93,7 @@ POISON: dict[str, tuple[object, str]] = {
 
 
 def test_poison_goes_to_the_dead_letters_after_so_many_runs_and_holds_up_nothing(bench: Bench) -> None:
-    bench.set(deliveries=2, prefetch=3)
+    bench.set(deliveries=3, prefetch=3)
     bodies = [body for body, _ in POISON.values()]
     bench.send(request("first"), *bodies, request("last"))
     rows = bench.receive(expect=1)
@@ -101,14 +102,18 @@ def test_poison_goes_to_the_dead_letters_after_so_many_runs_and_holds_up_nothing
     assert len(refused) == len(bench.talk.splitlines()) == len(POISON)
     for reason, (_, why) in zip(refused, POISON.values(), strict=True):
         assert why in reason
-        assert "delivery 1 of 2" in reason
+        assert re.search("delivery [12] of 3", reason)  # a broker under load may deliver one again by itself
     assert bench.waiting(bench.queue) == len(POISON)
     assert bench.waiting(bench.dead) == 0
 
     bench.send(request("later"))
-    rows = bench.receive(expect=1)
-    assert keys(rows) == ["later"]
-    assert all("with the dead letters now" in row["reason"] for row in kinds(rows, "refused_request"))
+    runs = [bench.receive(expect=1)]
+    assert keys(runs[0]) == ["later"]
+    while bench.waiting(bench.queue):
+        runs.append(bench.receive(expect=1))
+    told = [row["reason"] for rows in runs for row in kinds(rows, "refused_request")]
+    assert sum("with the dead letters now" in reason for reason in told) == len(POISON)
+    assert len(runs) == 2
     assert bench.waiting(bench.queue) == 0
     expected = [body if isinstance(body, bytes) else json.dumps(body).encode() for body in bodies]
     assert sorted(bench.taken_from(bench.dead)) == sorted(expected)

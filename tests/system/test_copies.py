@@ -12,9 +12,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from fault_tools import assert_in_order, journal
+from local_site import LocalSite
 from site_of_sshd import CONTENT, MakeSite, Row, Site, end, kinds, outcomes
 
 pytestmark = pytest.mark.system
@@ -293,13 +295,11 @@ def test_pipes_carry_a_plan_from_command_to_command(make_site: MakeSite, via: st
 
 
 @pytest.mark.parametrize("cut", ["before end", "in a line", "a row missing"])
-def test_a_pipe_cut_off_before_its_end_does_nothing(make_site: MakeSite, cut: str) -> None:
-    site = make_site()
-    site.configure()
+def test_a_pipe_cut_off_before_its_end_does_nothing(tmp_path: Path, cut: str) -> None:
+    site = LocalSite(tmp_path)
     for name in ("a.mpg", "b.mpg"):
         site.put(name, "src1", "dest1", "dest2") if name == "a.mpg" else site.put(name, "src1")
     site.write_inputs({"a.mpg": ["dest1", "dest2"], "b.mpg": []})
-    site.start()
 
     def cut_off(lines: bytes) -> bytes:
         whole = lines.splitlines(keepends=True)

@@ -3,7 +3,9 @@ journal is true, no lock is left, and the next run does the work."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import select
 import signal
 import subprocess
 import time
@@ -90,9 +92,9 @@ def at_work(site: Site, phase: str, *words: str) -> Iterator[subprocess.Popen[by
         with held_up_by_reading(path, lambda: start(site, *words)) as process:
             yield process
     elif phase in ("deletion lock", "waiting to publish"):
-        with locks_of(site).hold(DELETION):
+        with locks_of(site).hold(DELETION), opened(site.folder / "state" / "locks" / "deletion.lock") as is_opened:
             process = start(site, *words)
-            wait_for(lambda: opens(process, "deletion.lock"))
+            wait_for(is_opened)
             yield process
     else:
         process = start(site, *words)
@@ -140,11 +142,16 @@ def sleeps(process: subprocess.Popen[bytes]) -> bool:
     return Path(f"/proc/{process.pid}/stat").read_bytes().rpartition(b") ")[2].startswith(b"S")
 
 
-def opens(process: subprocess.Popen[bytes], name: str) -> bool:
-    """Whether the process has a file of this name open."""
-    with suppress(OSError):
-        return any(os.path.realpath(entry).endswith(f"/{name}") for entry in Path(f"/proc/{process.pid}/fd").iterdir())
-    return False
+@contextmanager
+def opened(path: Path) -> Iterator[Callable[[], bool]]:
+    """Tells whether anybody opened the file since: who waits for a lock opens its file again and again."""
+    library = ctypes.CDLL(None, use_errno=True)
+    handle = library.inotify_init1(os.O_NONBLOCK)
+    try:
+        assert library.inotify_add_watch(handle, os.fsencode(path), 0x20) >= 0, "IN_OPEN cannot be watched"
+        yield lambda: bool(select.select([handle], [], [], 0)[0])
+    finally:
+        os.close(handle)
 
 
 def is_true(site: Site, names: list[str]) -> None:

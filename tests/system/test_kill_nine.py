@@ -59,7 +59,7 @@ CHOSEN = {  # in the normal run: how many points by chance, and the remote call 
     "dedup-one-batch": (1, ["dest1 unlink"]),
     "dedup-batches-of-one": (3, []),
     "evict": (3, []),
-    "pull": (1, ["publish"]),
+    "pull": (3, []),
     "relay": (3, []),
     "cycle": (3, []),
 }

@@ -227,7 +227,7 @@ SCENES = {
         destinations=2,
     ),
 }
-CHOSEN = {"dedup": 3, "relay": 2}
+CHOSEN = {"dedup": 2, "relay": 1}
 
 
 @pytest.mark.parametrize("name", SCENES)
