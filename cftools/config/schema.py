@@ -45,7 +45,11 @@ class State(Section, frozen=True):
     directory: Annotated[str, Key("folder of the locks and of the database", "path", "/var/lib/cftools")] = "state"
     url: Annotated[
         str,
-        Key("database, when it is not state.db in that folder", "database", "sqlite:///var/lib/cftools/state.db"),
+        Key(
+            "instead of state.db there: sqlite:///path, or postgresql://user@host/name",
+            "database",
+            "sqlite:///var/lib/cftools/state.db",
+        ),
     ] = ""
 
 

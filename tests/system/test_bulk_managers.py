@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -18,7 +19,7 @@ from swift_server import SwiftServer
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("swift")]
 
-NAMES = [f"sub/{number:03d}.jpg" for number in range(120)]
+NAMES = [f"sub/{number:03d}.jpg" for number in range(60)]
 
 
 def managers(site: Site, count: int) -> list[Path]:
@@ -34,7 +35,7 @@ def managers(site: Site, count: int) -> list[Path]:
 
 
 def drain(config: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cftools", "--config", str(config), "bulk-delete", "drain", "--for", "30s"]
+    command = [sys.executable, "-m", "cftools", "--config", str(config), "bulk-delete", "drain", "--for", "90s"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -49,7 +50,7 @@ def test_managers_share_the_work_and_one_takes_over_what_a_killed_one_had(
     }
     site.configure(
         state={"url": url},
-        ssh={"response_timeout": "1s", "connect_timeout": "2s"},
+        ssh={"response_timeout": "2s", "connect_timeout": "2s"},
         bulk_delete={"partition": 5, "retry_delay": "0.2s", "targets": targets},
     )
     site.start()
@@ -61,9 +62,12 @@ def test_managers_share_the_work_and_one_takes_over_what_a_killed_one_had(
     for target in targets:
         site.run("bulk-delete", "submit", "--request", f"of {target}", "--target", target, stdin=text)
     environment = {**os.environ, **swift.environment}
-    running = [drain(config, environment) for config in managers(site, 3)]
-    with psycopg.connect(url, autocommit=True) as state:
-        late = time.monotonic() + 40
+    with ExitStack() as stack, psycopg.connect(url, autocommit=True) as state:
+        running = []
+        for config in managers(site, 3):
+            running.append(stack.enter_context(drain(config, environment)))
+            stack.callback(running[-1].kill)
+        late = time.monotonic() + 100
 
         def count(query: str) -> int:
             row = state.execute(query.encode()).fetchone()
