@@ -96,7 +96,7 @@ def _ask(transport: Transport, ground: Ground, wanted: Sequence[str]) -> _Told:
             raise RemoteFault(transport.server, "broken", f"it stopped in the middle: {reply.complaint()}")
         return _Told(verdicts, link, late)
     untold = [name for name in wanted if name not in verdicts]
-    return _Told(verdicts | _untold(transport, ground, untold, reply))
+    return _Told(verdicts | untold_verdicts(transport, ground, untold, reply))
 
 
 def _told(records: Iterable[bytes], reply: Reply) -> tuple[dict[str, Verdict], str]:
@@ -124,7 +124,7 @@ def _refusal(name: str, refusals: Sequence[str]) -> Verdict:
     return Verdict("failed", (own or [*others, "find: could not delete it"])[0])
 
 
-def _untold(transport: Transport, ground: Ground, untold: Sequence[str], reply: Reply) -> dict[str, Verdict]:
+def untold_verdicts(transport: Transport, ground: Ground, untold: Sequence[str], reply: Reply) -> dict[str, Verdict]:
     """Names of which nothing was said are gone if find said of as many that there is no such file; else one looks."""
     if not untold:
         return {}

@@ -17,9 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from cftools.actions.remove import KINDS, check_ground
-from cftools.actions.unlink import GONE, Ground, Verdict, encode
-from cftools.facts import presence
+from cftools.actions.remove import KINDS, check_ground, untold_verdicts
+from cftools.actions.unlink import Ground, Verdict, encode
 from cftools.model import names
 from cftools.remote.transport import RemoteFault, Reply, Script, Transport
 
@@ -221,7 +220,7 @@ def move(transport: Transport, ground: Ground, folder: str, file_names: Sequence
     script = Script("trash", TRASH, (*_words(ground), day.encode(), request.encode()))
 
     def untold(some: Sequence[str], reply: Reply) -> Mapping[str, Verdict]:
-        return _untold(transport, ground, some, reply)
+        return untold_verdicts(transport, ground, some, reply)
 
     return _verdicts(transport, ground, script, untold, file_names)
 
@@ -347,18 +346,3 @@ def _refusal(name: str, refusals: Sequence[str]) -> str:
     """mv's own words about this file; its quotes differ for odd names, so then any of its words will do."""
     own = [line for line in refusals if f"'./{names.display(name)}'" in line]
     return (own or [*refusals, "mv: could not move it"])[0]
-
-
-def _untold(transport: Transport, ground: Ground, untold: Sequence[str], reply: Reply) -> Mapping[str, Verdict]:
-    """Names of which nothing was said are gone if find said of as many that there is no such file; else one looks."""
-    already = Verdict("already", "not there any more")
-    complaints = [line for line in reply.err.decode(errors="replace").splitlines() if line.startswith("find:")]
-    if len(complaints) == len(untold) and all(line.endswith(GONE) for line in complaints):
-        return dict.fromkeys(untold, already)
-    try:
-        found = presence.gone(transport, ground.root, ground.marker, untold).gone
-    except RemoteFault as fault:  # whatever its kind says of this question, the one before it was carried out
-        raise RemoteFault(fault.server, "broken", fault.detail) from fault
-    unknown = Verdict("failed", "its folder cannot be looked into, so it may still be there")
-    there = Verdict("failed", "it was put there while it was looked at")
-    return {name: {True: already, False: there, None: unknown}[found[name]] for name in untold}
