@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -381,3 +383,12 @@ def test_any_set_of_names_is_moved_and_brought_back_name_by_name(kinds: dict[tup
         assert all(one == DONE for key, one in back.items() if kinds[key] == "there")
         after = {path: kind for path, kind in tree(root).items() if kind != b"a folder"}
         assert after == before
+
+
+def test_bringing_back_ends_though_the_whole_root_vanishes_under_it(tmp_path: Path) -> None:
+    """The search for a folder that can be looked into once went on for ever."""
+    loop = re.search(r"above=\$day/.*?; (while \[ ! -e .*?done)", trash.RESTORE)
+    assert loop
+    words = f"cd {tmp_path}; day=.cftools-trash/20260101/7; above=$day/./gone/deep; {loop.group(1)}; echo $above"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, timeout=5, check=True)
+    assert done.stdout == ".cftools-trash/20260101/7\n"
